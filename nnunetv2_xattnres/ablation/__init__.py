@@ -1,0 +1,1 @@
+"""Grids of trainings, local or on SLURM, and their report."""

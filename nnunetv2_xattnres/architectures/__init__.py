@@ -1,0 +1,1 @@
+"""The networks and the mechanism: what a plans file can name."""

@@ -1,0 +1,1 @@
+"""Scores, conventions and tables."""

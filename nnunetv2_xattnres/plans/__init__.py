@@ -1,0 +1,1 @@
+"""Reading and writing of plans files: variants and studies."""

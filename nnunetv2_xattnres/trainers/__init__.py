@@ -1,0 +1,1 @@
+"""Trainers for nnU-Net, found through the hook ``nnUNet_extTrainer``."""

@@ -1,0 +1,84 @@
+"""What the tests share: real images where they are present, and nnU-Net's stock commands in folders of their own."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from nnunetv2_xattnres.ext_trainer import HOOK_FOLDER
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real images (``XATTNRES_TEST_DATA``, or ``../shared/data`` from the project's root)."""
+    default = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("XATTNRES_TEST_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"no real images: {folder} is not there (set XATTNRES_TEST_DATA)")
+    return folder
+
+
+@dataclass
+class NNUNet:
+    """Runs commands with three nnU-Net folders below ``root``, one process and one thread each."""
+
+    root: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def raw(self) -> Path:
+        return self.root / "raw"
+
+    @property
+    def preprocessed(self) -> Path:
+        return self.root / "preprocessed"
+
+    @property
+    def results(self) -> Path:
+        return self.root / "results"
+
+    def run(self, *command: object, hook: bool = True, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run one installed command, such as ``nnUNetv2_train``; ``hook`` sets ``nnUNet_extTrainer``."""
+        environment = {
+            **os.environ,
+            "nnUNet_raw": str(self.raw),
+            "nnUNet_preprocessed": str(self.preprocessed),
+            "nnUNet_results": str(self.results),
+            "nnUNet_def_n_proc": "1",
+            # planning needs at least one process, training is quickest with none
+            "nnUNet_n_proc_DA": "0" if "train" in str(command[0]) else "1",
+            "OMP_NUM_THREADS": "1",
+            **self.environment,
+        }
+        environment.pop("nnUNet_extTrainer", None)
+        if hook:
+            environment["nnUNet_extTrainer"] = str(HOOK_FOLDER)
+        executable = Path(sys.executable).parent / str(command[0])
+        done = subprocess.run(
+            [str(executable), *map(str, command[1:])], env=environment, capture_output=True, text=True, timeout=1200
+        )
+        if check and done.returncode != 0:
+            pytest.fail(f"{' '.join(map(str, command))} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done
+
+
+@pytest.fixture
+def nnunet(tmp_path: Path) -> NNUNet:
+    """nnU-Net's commands, in folders that live as long as the test."""
+    return make_nnunet(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def module_nnunet(tmp_path_factory: pytest.TempPathFactory) -> NNUNet:
+    """The same, for the tests of one module that build on each other's results."""
+    return make_nnunet(tmp_path_factory.mktemp("nnunet"))
+
+
+def make_nnunet(root: Path) -> NNUNet:
+    nnunet = NNUNet(root)
+    for folder in (nnunet.raw, nnunet.preprocessed, nnunet.results):
+        folder.mkdir()
+    return nnunet
