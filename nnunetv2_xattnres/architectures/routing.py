@@ -1,0 +1,59 @@
+"""Which stages read from the history pool, and whether skip connections stay: the ``routing`` of a plans file."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nnunetv2_xattnres.architectures.xattnres import QUERY_INITS
+
+
+@dataclass(frozen=True)
+class Routing:
+    """One row of Table 3 or Table 4, and one of Table 5.
+
+    Args:
+        skip_connections: Concatenate the encoder feature of the same resolution in the decoder (eq. 9).
+        encoder: XAttnRes in every encoder stage but the first (eq. 10).
+        decoder: XAttnRes in every decoder stage (eq. 11).
+        query_init: Initialisation of the pseudo-queries (Table 5).
+    """
+
+    skip_connections: bool = True
+    encoder: bool = True
+    decoder: bool = True
+    query_init: str = "zero"
+
+    @classmethod
+    def parse(cls, routing: dict[str, Any] | None) -> Routing:
+        """Read the ``routing`` of a plans file; ``None`` and missing keys mean ``both``.
+
+        Raises:
+            ValueError: for an unknown key or value, with the valid ones.
+        """
+        routing = {} if routing is None else routing
+        valid = asdict(cls())
+        for key, value in routing.items():
+            if key not in valid:
+                raise ValueError(f"unknown routing key {key!r}: the valid keys are {', '.join(valid)}")
+            if key == "query_init":
+                if value not in QUERY_INITS:
+                    raise ValueError(f"unknown query_init {value!r}: the valid values are {', '.join(QUERY_INITS)}")
+            elif not isinstance(value, bool):
+                raise ValueError(f"routing key {key!r} is {value!r}: the valid values are true and false")
+        return cls(**routing)
+
+
+def _variant(skip_connections: bool, encoder: bool, decoder: bool) -> dict[str, bool]:
+    return {"skip_connections": skip_connections, "encoder": encoder, "decoder": decoder}
+
+
+# Tables 3 and 4 of the paper by name; Table 4 is without skip connections
+VARIANTS: dict[str, dict[str, bool]] = {
+    "baseline": _variant(True, False, False),
+    "noskip": _variant(False, False, False),
+    "both": _variant(True, True, True),
+    "replace": _variant(False, True, True),
+    "encoder": _variant(False, True, False),
+    "decoder": _variant(False, False, True),
+}
