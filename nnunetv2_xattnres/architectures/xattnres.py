@@ -5,6 +5,7 @@ This file imports torch alone, so that it can be lifted into any other project.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -122,6 +123,20 @@ class XAttnRes(nn.Module):
         if not self.projections:
             return torch.ones_like(x[:, :1], dtype=torch.float32)
         return torch.stack(self._weights(self._entries(history, x), x), dim=1)
+
+    def feature_map_size(self, history_sizes: Sequence[Sequence[int]], size: Sequence[int]) -> int:
+        """Elements kept for the backward pass of one sample: pooled, projected and aggregated maps."""
+        if not self.projections:
+            return 0
+        total = self.query.numel() * math.prod(size)
+        for have, project in zip(history_sizes, self.projections, strict=True):
+            small = [min(h, s) for h, s in zip(have, size, strict=True)]
+            if not isinstance(project, nn.Identity):
+                total += project.weight.shape[0] * math.prod(small)
+            if small != list(have):
+                width = self.query.numel() if isinstance(project, nn.Identity) else project.weight.shape[1]
+                total += width * math.prod(small)
+        return total
 
     def _entries(self, history: Sequence[Tensor] | History, x: Tensor) -> list[Tensor]:
         if len(history) != len(self.projections):

@@ -1,1 +1,31 @@
 """Trainers for nnU-Net, found through the hook ``nnUNet_extTrainer``."""
+
+from nnunetv2_xattnres.trainers.lengths import (
+    nnUNetTrainer_XAttnRes_5epochs,
+    nnUNetTrainer_XAttnRes_10epochs,
+    nnUNetTrainer_XAttnRes_50epochs,
+    nnUNetTrainer_XAttnRes_100epochs,
+    nnUNetTrainer_XAttnRes_250epochs,
+    nnUNetTrainer_XAttnRes_Trial,
+)
+from nnunetv2_xattnres.trainers.xattnres import (
+    nnUNetTrainer_XAttnRes,
+    nnUNetTrainer_XAttnRes_DecoderOnly,
+    nnUNetTrainer_XAttnRes_EncoderOnly,
+    nnUNetTrainer_XAttnRes_NoSkip,
+    nnUNetTrainer_XAttnRes_Replace,
+)
+
+__all__ = [
+    "nnUNetTrainer_XAttnRes",
+    "nnUNetTrainer_XAttnRes_5epochs",
+    "nnUNetTrainer_XAttnRes_10epochs",
+    "nnUNetTrainer_XAttnRes_50epochs",
+    "nnUNetTrainer_XAttnRes_100epochs",
+    "nnUNetTrainer_XAttnRes_250epochs",
+    "nnUNetTrainer_XAttnRes_DecoderOnly",
+    "nnUNetTrainer_XAttnRes_EncoderOnly",
+    "nnUNetTrainer_XAttnRes_NoSkip",
+    "nnUNetTrainer_XAttnRes_Replace",
+    "nnUNetTrainer_XAttnRes_Trial",
+]

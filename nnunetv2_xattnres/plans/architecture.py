@@ -1,0 +1,52 @@
+"""Puts XAttnRes into the architecture of a stock plans file."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunetv2_xattnres.errors import InputError
+
+ARCHITECTURES = "nnunetv2_xattnres.architectures"
+STOCK = "dynamic_network_architectures.architectures.unet"
+ROUTED = {
+    f"{STOCK}.PlainConvUNet": f"{ARCHITECTURES}.XAttnResUNet",
+    f"{STOCK}.ResidualEncoderUNet": f"{ARCHITECTURES}.XAttnResResidualEncoderUNet",
+}
+
+
+def is_ours(architecture: dict[str, Any]) -> bool:
+    """Whether an ``architecture`` of a plans file names a network of this package."""
+    return architecture["network_class_name"].startswith(f"{ARCHITECTURES}.")
+
+
+def architecture_of(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
+    """The ``architecture`` of a configuration, whatever it inherits from, as a copy."""
+    plans = {key: value for key, value in plans.items() if key != "continue_training"}
+    return deepcopy(PlansManager(plans).get_configuration(configuration).configuration["architecture"])
+
+
+def with_routing(architecture: dict[str, Any], routing: dict[str, Any], where: str) -> dict[str, Any]:
+    """A copy of a stock ``architecture`` (plain or residual-encoder U-Net) with XAttnRes.
+
+    Args:
+        architecture: ``network_class_name``, ``arch_kwargs``, ``_kw_requires_import``.
+        routing: as in :class:`~nnunetv2_xattnres.architectures.routing.Routing`.
+        where: The plans and configuration it stands in, for the error message.
+
+    Raises:
+        InputError: where the network is neither of the two.
+    """
+    name = architecture["network_class_name"]
+    if name not in ROUTED:
+        raise InputError(
+            f"{where} names the network {name}: XAttnRes can be put into {' and '.join(ROUTED)} only. "
+            "Train with a plans file that names one of these (nnUNetv2_plan_experiment writes one), "
+            "or with this plans file and nnU-Net's own trainer."
+        )
+    routed = deepcopy(architecture)
+    routed["network_class_name"] = ROUTED[name]
+    routed["arch_kwargs"]["routing"] = dict(routing)
+    return routed

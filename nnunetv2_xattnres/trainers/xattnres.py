@@ -1,0 +1,76 @@
+"""``nnUNetTrainer_XAttnRes``: nnU-Net's recipe with XAttnRes in the network, on any stock plans."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import torch
+
+from nnunetv2_xattnres.architectures.routing import VARIANTS
+from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.plans.architecture import architecture_of, is_ours, with_routing
+from nnunetv2_xattnres.trainers.base import PluginTrainer
+
+
+class nnUNetTrainer_XAttnRes(PluginTrainer):
+    """XAttnRes in every stage, beside the skip connections (``both`` of Table 3).
+
+    The plans stay the single source of truth for the architecture: the configuration's network is replaced in them
+    before anything is built, so the plans in the results folder name the real one. Plans that name a network of this
+    package already are trained as they are.
+
+    Raises:
+        InputError: where the configuration's network is neither a plain nor a residual-encoder U-Net.
+    """
+
+    variant = "both"
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's own signature
+    ) -> None:
+        plans = self._rewrite(plans, configuration)
+        super().__init__(plans, configuration, fold, dataset_json, device)
+
+    @classmethod
+    def _rewrite(cls, plans: dict, configuration: str) -> dict:
+        plans = deepcopy(plans)
+        architecture = architecture_of(plans, configuration)
+        where = f"configuration {configuration} of {plans['plans_name']}"
+        if not is_ours(architecture):
+            architecture = with_routing(architecture, VARIANTS[cls.variant], where)
+        elif cls.variant != nnUNetTrainer_XAttnRes.variant:
+            raise InputError(
+                f"{where} already says which routing it trains, and {cls.__name__} asks for {cls.variant!r}: "
+                f"use -tr {nnUNetTrainer_XAttnRes.__name__}, which trains what the plans say."
+            )
+        plans["configurations"][configuration]["architecture"] = architecture
+        return plans
+
+
+class nnUNetTrainer_XAttnRes_Replace(nnUNetTrainer_XAttnRes):
+    """XAttnRes in every stage, no skip connections (``replace`` of Table 3)."""
+
+    variant = "replace"
+
+
+class nnUNetTrainer_XAttnRes_NoSkip(nnUNetTrainer_XAttnRes):
+    """Neither XAttnRes nor skip connections (``no skip`` of Table 3)."""
+
+    variant = "noskip"
+
+
+class nnUNetTrainer_XAttnRes_EncoderOnly(nnUNetTrainer_XAttnRes):
+    """XAttnRes in the encoder only, no skip connections (Table 4)."""
+
+    variant = "encoder"
+
+
+class nnUNetTrainer_XAttnRes_DecoderOnly(nnUNetTrainer_XAttnRes):
+    """XAttnRes in the decoder only, no skip connections (Table 4)."""
+
+    variant = "decoder"
