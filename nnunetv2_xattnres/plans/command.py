@@ -1,0 +1,69 @@
+"""``nnunetv2_xattnres plan``: the ablation variants as configurations of one plans file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nnunetv2_xattnres.plans.files import dataset_folder, read_plans, resolve
+from nnunetv2_xattnres.plans.studies import STUDIES, write_plans
+from nnunetv2_xattnres.plans.variants import NETWORKS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``plan``."""
+    parser.add_argument("dataset", metavar="DATASET", help="number or name, e.g. 11 or Dataset011_ClinicDB")
+    parser.add_argument(
+        "-c", "--configuration", nargs="+", default=["2d"], metavar="NAME",
+        help="configurations that the variants inherit from (default: 2d)",
+    )  # fmt: skip
+    parser.add_argument("-p", "--plans", default="nnUNetPlans", metavar="NAME", help="plans to read (nnUNetPlans)")
+    parser.add_argument(
+        "-o", "--output", default="nnUNetXAttnResPlans", metavar="NAME",
+        help="plans to write or to add to, in the same folder (nnUNetXAttnResPlans)",
+    )  # fmt: skip
+    parser.add_argument("--network", choices=NETWORKS, help="default: the network that the plans name")
+    parser.add_argument(
+        "--study", nargs="+", default=["all"], choices=[*STUDIES, "all"], metavar="STUDY",
+        help=f"{', '.join(STUDIES)} or all (default); backbone adds EMCAD and the paper's U-Net where the data is 2D",
+    )  # fmt: skip
+    parser.add_argument(
+        "--encoder", default="pvt_v2_b2", metavar="NAME", help="EMCAD's encoder, pvt_v2_b0 to pvt_v2_b5 (pvt_v2_b2)"
+    )
+    parser.add_argument(
+        "--encoder-weights", default="imagenet", metavar="WHAT",
+        help="what nnUNetTrainer_EMCAD loads into it: imagenet (default, from timm's hub), a file, or none",
+    )  # fmt: skip
+    parser.add_argument(
+        "--input-size", nargs=2, type=int, metavar=("H", "W"),
+        help="EMCAD and the paper's U-Net resize their input to this size and their output back",
+    )  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="replace existing plans to write, as a whole")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the plans and print the training command of each configuration."""
+    studies = list(STUDIES) if "all" in args.study else args.study
+    weights = None if args.encoder_weights.lower() == "none" else args.encoder_weights
+    if weights not in (None, "imagenet"):
+        weights = str(Path(weights).expanduser().resolve())
+    found = write_plans(
+        args.dataset, args.configuration, args.plans, args.output, args.network, studies,
+        encoder=args.encoder, encoder_weights=weights, input_size=args.input_size, overwrite=args.overwrite,
+    )  # fmt: skip
+    folder = dataset_folder(args.dataset)
+    plans = read_plans(args.dataset, args.output)
+    print(f"{folder / args.output}.json: {len(found)} configurations, {args.plans} unchanged\n")
+    number = int(folder.name[7:10])
+    width = max(map(len, found))
+    for name, cell in found.items():
+        trainer = " -tr nnUNetTrainer_EMCAD" if cell["network"] == "emcad" else ""
+        print(f"nnUNetv2_train {number} {name:{width}} 0 -p {args.output}{trainer}".rstrip())
+    print("\nAny trainer does (-tr nnUNetTrainer_XAttnRes shows progress); without -tr it is nnU-Net's own.")
+    if any(cell["network"] == "emcad" for cell in found.values()):
+        print("nnUNetTrainer_EMCAD loads the encoder's weights; every other trainer starts EMCAD from random weights.")
+        print('Our trainers need: export nnUNet_extTrainer="$(nnunetv2_xattnres trainer-path)"')
+    for identifier in sorted({resolve(plans, name)["data_identifier"] for name in found}):
+        if not (folder / identifier).is_dir():
+            print(f"\nNot preprocessed yet ({identifier}): nnUNetv2_preprocess -d {number} -plans_name {args.plans}")
+    return 0
