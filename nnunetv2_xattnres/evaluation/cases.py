@@ -1,0 +1,129 @@
+"""One case: read both masks with nnU-Net's own readers, check that they fit each other, score every class."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.ndimage import find_objects
+
+from nnunetv2_xattnres.evaluation.conventions import score_masks
+from nnunetv2_xattnres.evaluation.labels import Labels
+
+Box = tuple[slice, ...]
+
+
+class Task(NamedTuple):
+    """What a worker needs for one case; ``score`` is False where only the checks are wanted."""
+
+    case: str
+    reference: Path
+    prediction: Path
+    reader: type
+    labels: Labels
+    convention: str
+    score: bool
+
+
+class Outcome(NamedTuple):
+    """One row per class (``case``, ``label``, ``dice``, ``iou``, ``hd95``), what is wrong, and what to look at."""
+
+    rows: list[dict[str, Any]]
+    problems: list[str]
+    notes: list[str]
+
+
+def read_mask(path: Path, reader: type) -> tuple[np.ndarray, tuple[float, ...], dict[str, Any]]:
+    """Integer labels, spacing along each axis, and the header's properties.
+
+    Axes of length 1 are dropped, with their spacing: nnU-Net stores a 2D image as a volume of one slice, in which
+    every voxel would be a border voxel. Raises ValueError where the file holds no label image.
+    """
+    array, properties = reader().read_seg(str(path))
+    if array.shape[0] != 1:
+        raise ValueError(f"has {array.shape[0]} channels, a mask has one")
+    labels = array[0].astype(np.int32)
+    if not np.array_equal(labels, array[0]):
+        raise ValueError("holds values that are not whole numbers")
+    kept = [axis for axis, length in enumerate(labels.shape) if length > 1] or [labels.ndim - 1]
+    spacing = tuple(float(properties["spacing"][axis]) for axis in kept)
+    return labels.reshape([labels.shape[axis] for axis in kept]), spacing, properties
+
+
+def compare_geometry(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+    """Origin and direction where SimpleITK's reader kept them: as in nnU-Net, a difference is worth a look only."""
+    ours, theirs = first.get("sitk_stuff"), second.get("sitk_stuff")
+    if ours is None or theirs is None:
+        return []
+    return [
+        f"{key} differs between reference and prediction"
+        for key in ("origin", "direction")
+        if not np.allclose(ours[key], theirs[key], rtol=1e-3, atol=1e-3)
+    ]
+
+
+def unknown_values(labels: np.ndarray, known: frozenset[int]) -> list[int]:
+    """The values of an image that the data set does not name."""
+    low = int(labels.min())
+    # counting is far quicker than sorting, but needs a table as long as the range of values
+    few = int(labels.max()) - low < 100_000
+    present = np.flatnonzero(np.bincount((labels - low).ravel())) + low if few else np.unique(labels)
+    return sorted(set(present.tolist()) - known)
+
+
+def union_box(boxes: list[Box | None]) -> Box | None:
+    """The smallest box around all of them, or None where there is none."""
+    found = [box for box in boxes if box is not None]
+    if not found:
+        return None
+    return tuple(
+        slice(min(box[axis].start for box in found), max(box[axis].stop for box in found))
+        for axis in range(len(found[0]))
+    )
+
+
+def run_case(task: Task) -> Outcome:
+    """Read, check and score one case; problems are returned, not raised, so that all of them can be listed."""
+    masks, spacings, headers, problems = [], [], [], []
+    for side, path in (("reference", task.reference), ("prediction", task.prediction)):
+        try:
+            mask, spacing, header = read_mask(path, task.reader)
+        except Exception as error:  # readers raise whatever their library raises
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            problems.append(f"{task.case}: {side} {path.name} cannot be used: {reason}")
+            continue
+        if unknown := unknown_values(mask, task.labels.known):
+            values = ", ".join(map(str, unknown[:8])) + (", …" if len(unknown) > 8 else "")
+            problems.append(f"{task.case}: {side} holds values that the data set does not name: {values}")
+        masks.append(mask)
+        spacings.append(spacing)
+        headers.append(header)
+    if len(masks) == 2:
+        if masks[0].shape != masks[1].shape:
+            problems.append(f"{task.case}: shape {masks[0].shape} in the reference, {masks[1].shape} in the prediction")
+        elif not np.allclose(spacings[0], spacings[1], rtol=1e-3, atol=1e-5):
+            problems.append(f"{task.case}: spacing {spacings[0]} in the reference, {spacings[1]} in the prediction")
+    if problems or not task.score:
+        return Outcome([], problems, [])
+    notes = [f"{task.case}: {text}" for text in compare_geometry(*headers)]
+    return Outcome(score_case(task, masks[0], masks[1], spacings[0]), [], notes)
+
+
+def score_case(
+    task: Task, reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, ...]
+) -> list[dict[str, Any]]:
+    """Scores of every class, each computed in the box around both of its masks."""
+    if task.labels.ignore is not None:
+        ignored = reference == task.labels.ignore
+        reference, prediction = (np.where(ignored, 0, mask) for mask in (reference, prediction))
+    boxes = [find_objects(mask) for mask in (reference, prediction)]
+    rows = []
+    for name, values in task.labels.foreground.items():
+        box = union_box([found[value - 1] for found in boxes for value in values if 0 < value <= len(found)])
+        if box is None:
+            empty = np.zeros(1, dtype=bool)
+            scores = score_masks(empty, empty, (1.0,), task.convention)
+        else:
+            pair = [np.logical_or.reduce([mask[box] == value for value in values]) for mask in (reference, prediction)]
+            scores = score_masks(pair[0], pair[1], spacing, task.convention)
+        rows.append({"case": task.case, "label": name, **scores._asdict()})
+    return rows

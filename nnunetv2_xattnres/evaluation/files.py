@@ -1,0 +1,52 @@
+"""Scores as files: JSON (complete, read back by the reports) and CSV (one row per case and class)."""
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+COLUMNS = ("case", "label", "dice", "iou", "hd95")
+
+
+def write_scores(scores: dict[str, Any], path: Path) -> None:
+    """Write scores as JSON, NaN as null."""
+    write_text(path, json.dumps(_replace(scores, _nan_to_none), indent=1, ensure_ascii=False) + "\n")
+
+
+def read_scores(path: Path) -> dict[str, Any]:
+    """Read what :func:`write_scores` wrote, null as NaN."""
+    return _replace(json.loads(path.read_text(encoding="utf-8")), _none_to_nan)
+
+
+def write_csv(scores: dict[str, Any], path: Path) -> None:
+    """Write one row per case and class; a score that is not defined is an empty field."""
+    temporary = path.with_name(path.name + ".part")
+    with temporary.open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows({key: _nan_to_none(row[key]) for key in COLUMNS} for row in scores["cases"])
+    temporary.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that appears whole or not at all."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _nan_to_none(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _none_to_nan(value: Any) -> Any:
+    return float("nan") if value is None else value
+
+
+def _replace(value: Any, convert: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _replace(item, convert) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_replace(item, convert) for item in value]
+    return convert(value)

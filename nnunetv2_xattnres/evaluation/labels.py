@@ -1,0 +1,77 @@
+"""The classes to score, from nnU-Net's ``dataset.json``: plain labels, regions, and the ignore label."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunetv2_xattnres.errors import InputError
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What is scored.
+
+    Attributes:
+        foreground: Name of each class and its values: one for a label, several for a region.
+        known: Every value that may occur in a file, background and ignore label included.
+        ignore: Value whose voxels in the reference are left out, or None.
+    """
+
+    foreground: dict[str, tuple[int, ...]]
+    known: frozenset[int]
+    ignore: int | None = None
+
+    @classmethod
+    def parse(cls, dataset: dict[str, Any], source: str = "dataset.json") -> "Labels":
+        """Read the entry ``labels`` of a ``dataset.json``; raises :class:`InputError` where it is not nnU-Net's."""
+        entries = dataset.get("labels")
+        if not isinstance(entries, dict) or not entries:
+            raise InputError(f'{source} has no "labels": is it the dataset.json of an nnU-Net v2 data set?')
+        values, problems = {}, []
+        for name, value in entries.items():
+            try:
+                values[name] = tuple(int(item) for item in (value if isinstance(value, list | tuple) else [value]))
+            except (TypeError, ValueError):
+                problems.append(f'"{name}": {value!r} is neither a whole number nor a list of them')
+        if problems:
+            raise InputError(f"{source}: labels must be name: value, as nnU-Net v2 writes them.", problems)
+        ignore = values.pop("ignore", None)
+        known = frozenset(item for value in values.values() for item in value) | {0} | frozenset(ignore or ())
+        foreground = {name: value for name, value in values.items() if value != (0,) and name != "background"}
+        if not foreground:
+            raise InputError(f"{source} names no class but the background: there is nothing to score.")
+        return cls(foreground, known, ignore[0] if ignore else None)
+
+    def to_json(self) -> dict[str, int | list[int]]:
+        """``{name: value}`` as in ``dataset.json``."""
+        return {name: value[0] if len(value) == 1 else list(value) for name, value in self.foreground.items()}
+
+
+def find_dataset_json(reference: Path, prediction: Path) -> Path:
+    """The data set's ``dataset.json``: in ``reference`` or the two folders above it, else in ``prediction``.
+
+    nnU-Net leaves a copy beside its predictions, which serves where the reference masks were moved elsewhere.
+    """
+    folders = [reference, *reference.resolve().parents[:2], prediction]
+    for folder in folders:
+        if (folder / "dataset.json").is_file():
+            return folder / "dataset.json"
+    raise InputError(
+        "There is no dataset.json beside or above the reference folder, nor beside the predictions: "
+        "name it with --dataset-json.",
+        [f"looked in {folder}" for folder in folders],
+    )
+
+
+def read_dataset_json(path: Path) -> dict[str, Any]:
+    """The content of a ``dataset.json``; raises :class:`InputError` where it is missing or not JSON."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}).") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no JSON object, so it is not nnU-Net's dataset.json.")
+    return content

@@ -1,0 +1,44 @@
+"""Dice, IoU and HD95 of two binary masks that are both non-empty, for images and volumes.
+
+The surface distances come from ``scipy``: its erosion finds the border voxels and its k-d tree the nearest ones. The
+definition is that of medpy's ``hd95``, which published tables use, and the tests hold it to medpy.
+"""
+
+import numpy as np
+from scipy.ndimage import binary_erosion
+from scipy.spatial import KDTree
+
+
+def overlap(reference: np.ndarray, prediction: np.ndarray) -> tuple[float, float]:
+    """Dice and IoU of two boolean masks of one shape, at least one of them non-empty."""
+    shared = int(np.count_nonzero(reference & prediction))
+    total = int(np.count_nonzero(reference)) + int(np.count_nonzero(prediction))
+    return 2 * shared / total, shared / (total - shared)
+
+
+def surface_points(mask: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
+    """The border voxels of a mask as points (N, dimensions), in the unit of ``spacing``.
+
+    A border voxel has a face neighbour outside the mask; the edge of the image counts as outside, so cropping to the
+    mask changes nothing.
+    """
+    return np.argwhere(mask & ~binary_erosion(mask)) * np.asarray(spacing, dtype=float)
+
+
+def hd95(reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, ...]) -> float:
+    """95th percentile of the pooled surface distances of both directions.
+
+    Args:
+        reference: Boolean mask, non-empty, any number of axes.
+        prediction: Boolean mask of the same shape, non-empty.
+        spacing: Size of a voxel along each axis: mm, or ones for a distance in voxels.
+
+    Example:
+        >>> left, right = np.zeros((2, 8, 8), dtype=bool)
+        >>> left[2:4, 2:4], right[2:4, 5:7] = True, True
+        >>> hd95(left, right, (1.0, 0.5))
+        1.5
+    """
+    first, second = surface_points(reference, spacing), surface_points(prediction, spacing)
+    distances = [KDTree(first).query(second)[0], KDTree(second).query(first)[0]]
+    return float(np.percentile(np.concatenate(distances), 95))

@@ -1,0 +1,166 @@
+"""Dice, IoU and HD95 of a folder of predictions, per class and case, with the means.
+
+Example:
+    >>> scores = evaluate_folders(Path("labelsTs"), Path("predictions"))  # doctest: +SKIP
+    >>> scores["mean"]["dice"], scores["per_label"]["liver"]["hd95"]  # doctest: +SKIP
+"""
+
+import contextlib
+import io
+import math
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.evaluation.cases import Outcome, Task, run_case
+from nnunetv2_xattnres.evaluation.conventions import CONVENTIONS
+from nnunetv2_xattnres.evaluation.labels import Labels, find_dataset_json, read_dataset_json
+
+METRICS = ("dice", "iou", "hd95")
+# below this many bytes of compressed masks, starting processes costs more than it saves
+SMALL_BYTES = 8_000_000
+
+
+def evaluate_folders(
+    reference: Path,
+    prediction: Path,
+    *,
+    dataset_json: Path | None = None,
+    convention: str = "nnunet",
+    workers: int | None = None,
+    progress: bool = True,
+    predicted_only: bool = False,
+) -> dict[str, Any]:
+    """Score every case of two folders of label images against each other.
+
+    Args:
+        reference: Folder of reference masks, such as ``labelsTs``.
+        prediction: Folder of predicted masks with the same file names.
+        dataset_json: The data set's ``dataset.json``; by default the one beside or above ``reference``.
+        convention: ``nnunet`` (mm, empty pairs left out) or ``transunet`` (voxels; compares with Table 1).
+        workers: Processes; by default one per core where the masks are large enough to pay for starting them.
+        progress: Show a progress bar on standard error.
+        predicted_only: Leave references without a prediction out, as for the validation folder of one fold.
+
+    Returns:
+        ``convention``, ``unit`` of HD95 ("mm" or "voxel"), ``labels`` {name: value or values}, ``cases`` (one row per
+        case and class: case, label, dice, iou, hd95), ``per_label`` {name: mean over cases, and over how many cases
+        each: ``n_dice``, ``n_iou``, ``n_hd95``}, ``mean`` (over classes) and ``notes``. Undefined scores are NaN and
+        left out of means.
+
+    Raises:
+        InputError: Files missing on one side, unreadable, of different shape or spacing, or with labels that the data
+            set does not name: all of them listed. Nothing is scored then.
+    """
+    if convention not in CONVENTIONS:
+        raise InputError(f'There is no convention "{convention}": it is one of {", ".join(CONVENTIONS)}.')
+    for name, folder in (("reference", reference), ("prediction", prediction)):
+        if not folder.is_dir():
+            raise InputError(f"The {name} folder {folder} is not there.")
+    source = dataset_json or find_dataset_json(reference, prediction)
+    dataset = read_dataset_json(source)
+    labels = Labels.parse(dataset, str(source))
+    ending = dataset.get("file_ending")
+    if not isinstance(ending, str):
+        raise InputError(f'{source} has no "file_ending": is it the dataset.json of an nnU-Net v2 data set?')
+    cases, problems, left_out = pair_files(reference, prediction, ending, predicted_only)
+    if not cases and not problems:
+        raise InputError(f"There is no file *{ending} in {reference} nor in {prediction}.")
+    reader = find_reader(dataset, reference / (cases[0] + ending)) if cases else None
+    tasks = [
+        Task(case, reference / (case + ending), prediction / (case + ending), reader, labels, convention, not problems)
+        for case in cases
+    ]
+    outcomes = list(tqdm(run_cases(tasks, workers), "cases", len(tasks), disable=not progress, leave=False))
+    problems += [problem for outcome in outcomes for problem in outcome.problems]
+    if problems:
+        raise InputError(f"{prediction} cannot be scored against {reference}: nothing was written.", problems)
+    notes = [note for outcome in outcomes for note in outcome.notes]
+    if left_out:
+        notes.append(f"{left_out} of {left_out + len(cases)} references have no prediction and were left out")
+    rows = [row for outcome in outcomes for row in outcome.rows]
+    natural = reader is not None and reader.__name__ == "NaturalImage2DIO"  # png has no spacing: 1 pixel
+    return {
+        "convention": convention,
+        "unit": "voxel" if natural or CONVENTIONS[convention].in_voxels else "mm",
+        "labels": labels.to_json(),
+        "cases": rows,
+        **summarise(rows, list(labels.foreground), notes),
+        "notes": notes,
+    }
+
+
+def pair_files(
+    reference: Path, prediction: Path, ending: str, predicted_only: bool
+) -> tuple[list[str], list[str], int]:
+    """Case names on both sides, a line for each file without a partner, and how many were left out on request."""
+    there, here = (
+        {path.name[: -len(ending)] for path in folder.iterdir() if path.name.endswith(ending) and path.is_file()}
+        for folder in (reference, prediction)
+    )
+    problems = [f"{case}{ending} has no reference" for case in sorted(here - there)]
+    if predicted_only:
+        return sorted(there & here), problems, len(there - here)
+    return sorted(there & here), problems + [f"{case}{ending} has no prediction" for case in sorted(there - here)], 0
+
+
+def find_reader(dataset: dict[str, Any], example: Path) -> type:
+    """nnU-Net's reader class for the data set; it tries one file where several classes read the same ending."""
+    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+
+    silence = io.StringIO()  # nnU-Net prints a traceback for every class that it tries in vain
+    with contextlib.redirect_stderr(silence), contextlib.redirect_stdout(silence):
+        try:
+            return determine_reader_writer_from_dataset_json(dataset, str(example), verbose=False)
+        except RuntimeError:
+            pass
+    try:  # the example is broken: the class for the ending will say so, with every other broken file
+        return determine_reader_writer_from_dataset_json(dataset, verbose=False)
+    except RuntimeError as error:
+        raise InputError(f'nnU-Net has no reader for files that end in "{dataset["file_ending"]}".') from error
+
+
+def run_cases(tasks: list[Task], workers: int | None) -> Iterator[Outcome]:
+    """The outcomes in order, in processes of their own where that is asked for or pays."""
+    if workers is None:
+        size = sum(path.stat().st_size for task in tasks for path in (task.reference, task.prediction))
+        workers = 1 if size < SMALL_BYTES else available_cores()
+    workers = min(workers, len(tasks))
+    if workers <= 1:
+        yield from map(run_case, tasks)
+        return
+    # "spawn": a forked copy of a process that has used torch's threads can hang
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(run_case, tasks)
+
+
+def available_cores() -> int:
+    """Cores that this process may use, which on a cluster are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def mean(values: list[float]) -> float:
+    """Mean of the values that are defined, NaN where none is."""
+    defined = [value for value in values if not math.isnan(value)]
+    return math.fsum(defined) / len(defined) if defined else float("nan")
+
+
+def summarise(rows: list[dict[str, Any]], labels: list[str], notes: list[str]) -> dict[str, Any]:
+    """Mean over cases for each class, then over classes; classes without any score are noted and left out."""
+    per_label: dict[str, dict[str, float]] = {}
+    for label in labels:
+        columns = {metric: [row[metric] for row in rows if row["label"] == label] for metric in METRICS}
+        counts = {f"n_{metric}": sum(not math.isnan(value) for value in columns[metric]) for metric in METRICS}
+        per_label[label] = {**{metric: mean(values) for metric, values in columns.items()}, **counts}
+        if counts["n_dice"] == 0:
+            notes.append(f'class "{label}" occurs in no case and is left out of the mean')
+        elif counts["n_hd95"] == 0:
+            notes.append(f'class "{label}" is never on both sides: it has no HD95 and is left out of that mean')
+    overall = {metric: mean([values[metric] for values in per_label.values()]) for metric in METRICS}
+    return {"per_label": per_label, "mean": overall}
