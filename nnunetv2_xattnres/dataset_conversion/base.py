@@ -1,0 +1,303 @@
+"""What every data set shares: find the files, check all of them, write all of them, sum up."""
+
+import argparse
+import json
+import sys
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+from nnunetv2_xattnres.dataset_conversion.splits import Split
+from nnunetv2_xattnres.dataset_conversion.staging import raw_folder, target_problems, written_whole
+from nnunetv2_xattnres.dataset_conversion.workers import map_cases
+from nnunetv2_xattnres.errors import InputError
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image with its mask.
+
+    Attributes:
+        name: The case's name in nnU-Net.
+        image: The image as distributed.
+        mask: The mask as distributed.
+        sequence: The video or patient that it is from, where known.
+        part: The owner's own division (``"train"``, ``"val"``, ``"test"``), where there is one.
+    """
+
+    name: str
+    image: Path
+    mask: Path
+    sequence: str | None = None
+    part: str | None = None
+
+
+@dataclass
+class Checked:
+    """What reading one case showed: ``size`` and the number of voxels of each label, or what is wrong with it."""
+
+    problems: list[str] = field(default_factory=list)
+    size: tuple[int, ...] = ()
+    counts: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a conversion wrote."""
+
+    folder: Path
+    split: Split
+    sizes: Counter[tuple[int, ...]]
+    counts: Counter[int]
+    lines: list[str]
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+
+@dataclass
+class Dataset(ABC):
+    """One data set and the options of its conversion. A subclass states the facts and four small methods."""
+
+    key: ClassVar[str]
+    """The word after ``convert``."""
+    folder: ClassVar[str]
+    """The name after ``DatasetNNN_``."""
+    dataset_id: ClassVar[int]
+    """The number unless ``--dataset-id`` gives another."""
+    description: ClassVar[str]
+    citation: ClassVar[str]
+    licence: ClassVar[str]
+    layout: ClassVar[str]
+    """The files as their owner distributes them, for the help text and the errors."""
+    expected: ClassVar[int]
+    """Cases of the complete data set."""
+    labels: ClassVar[dict[str, int]]
+    channels: ClassVar[tuple[str, ...]]
+    file_ending: ClassVar[str]
+    reader: ClassVar[str]
+    """nnU-Net's class that reads it."""
+    configuration: ClassVar[str] = "2d"
+    """What the next command in the summary plans."""
+
+    @abstractmethod
+    def find(self, source: Path) -> tuple[list[Case], list[str]]:
+        """The cases below ``source``, and what is wrong with its layout."""
+
+    @abstractmethod
+    def divide(self, cases: Sequence[Case]) -> Split:
+        """Training, validation and test. Raises `InputError` where that is impossible."""
+
+    @abstractmethod
+    def check(self, case: Case) -> Checked:
+        """Read the whole case and look for everything that would make it unusable."""
+
+    @abstractmethod
+    def write(self, case: Case, image: Path, mask: Path) -> None:
+        """Write the case under the two paths, which lack what nnU-Net appends (``_0000`` and the ending)."""
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        """Add the options of this data set; their names are those of the class's fields."""
+        return  # without fields there are no options
+
+    @classmethod
+    def from_arguments(cls, args: argparse.Namespace) -> "Dataset":
+        """The data set with the options that were typed."""
+        names = [option.name for option in fields(cls)]
+        return cls(**{name: getattr(args, name) for name in names})
+
+    def convert(
+        self,
+        source: str | Path,
+        *,
+        dataset_id: int | None = None,
+        raw: str | Path | None = None,
+        overwrite: bool = False,
+        workers: int | None = None,
+        progress: bool = True,
+    ) -> Summary:
+        """Check everything below ``source``, then write ``raw/DatasetNNN_NAME``, whole or not at all.
+
+        Args:
+            source: The folder in the form in which the data set is distributed.
+            dataset_id: nnU-Net's number, 1 to 999; the class's own unless given.
+            raw: nnU-Net's raw folder; ``nnUNet_raw`` unless given.
+            overwrite: Replace the folder if it exists.
+            workers: Threads; the machine's cores, 8 at most, unless given.
+            progress: Show progress bars on a terminal.
+
+        Raises:
+            InputError: the source, the target or the options are unusable; every problem is listed with its file, and
+                nothing has been written.
+        """
+        number = self.dataset_id if dataset_id is None else dataset_id
+        if not 1 <= number <= 999:
+            raise InputError(f"--dataset-id {number}: nnU-Net's numbers are 1 to 999")
+        raw = raw_folder(raw)
+        source = Path(source).expanduser()
+        target = raw / f"Dataset{number:03d}_{self.folder}"
+        cases, split, checked = self._check_all(source, target_problems(raw, target.name, overwrite), workers, progress)
+
+        jobs = [
+            (case, part) for part, names in (("Tr", split.training), ("Ts", split.test)) for case in _pick(cases, names)
+        ]
+        with written_whole(target) as folder:
+            for kind in ("images", "labels"):
+                for part in ("Tr", "Ts"):
+                    if part == "Tr" or split.test:
+                        (folder / f"{kind}{part}").mkdir()
+
+            def write_one(job: tuple[Case, str]) -> None:
+                case, part = job
+                self.write(case, folder / f"images{part}" / case.name, folder / f"labels{part}" / case.name)
+
+            map_cases(write_one, jobs, workers=workers, progress=progress, description="writing")
+            self._write_descriptions(folder, source, cases, split)
+        return self._summary(target, cases, split, checked)
+
+    def _check_all(
+        self, source: Path, problems: list[str], workers: int | None, progress: bool
+    ) -> tuple[list[Case], Split, dict[str, Checked]]:
+        cases: list[Case] = []
+        if source.is_dir():
+            cases, found = self.find(source)
+            problems = problems + found
+            if not cases and not found:
+                problems.append(f"{source}: holds no image in this layout")
+        else:
+            problems.append(f"{source}: is not a folder" if source.exists() else f"{source}: there is no such folder")
+        split = Split([], [], [])
+        if cases:
+            try:
+                split = self.divide(cases)
+            except InputError as error:
+                problems += error.problems or [error.summary]
+        results = map_cases(self.check, cases, workers=workers, progress=progress, description="checking")
+        problems += [problem for result in results for problem in result.problems]
+        if problems:
+            raise InputError(
+                f"{self.folder} was not converted and nothing was written. Expected layout: {self.layout}", problems
+            )
+        return cases, split, {case.name: result for case, result in zip(cases, results, strict=True)}
+
+    def _write_descriptions(self, folder: Path, source: Path, cases: Sequence[Case], split: Split) -> None:
+        # nnU-Net's generate_dataset_json writes the release under "citation", so the file is written here
+        _write_json(
+            folder / "dataset.json",
+            {
+                "channel_names": {str(number): name for number, name in enumerate(self.channels)},
+                "labels": self.labels,
+                "numTraining": len(split.training),
+                "file_ending": self.file_ending,
+                "overwrite_image_reader_writer": self.reader,
+                "name": self.folder,
+                "description": self.description,
+                "citation": self.citation,
+                "licence": self.licence,
+            },
+        )
+        if split.folds:
+            _write_json(folder / "splits_final.json", split.folds)
+        used = {*split.training, *split.test}
+        _write_json(
+            folder / "cases.json",  # read by `inspect`; nnU-Net ignores it
+            {
+                case.name: {
+                    "image": case.image.relative_to(source).as_posix(),
+                    "mask": case.mask.relative_to(source).as_posix(),
+                    "sequence": case.sequence,
+                }
+                for case in cases
+                if case.name in used
+            },
+        )
+
+    def _summary(self, target: Path, cases: list[Case], split: Split, checked: dict[str, Checked]) -> Summary:
+        used = {*split.training, *split.test}
+        sizes = Counter(checked[name].size for name in used)
+        counts: Counter[int] = Counter()
+        for name in used:
+            counts.update(checked[name].counts)
+        total = max(1, sum(counts.values()))
+        present = Counter(label for name in used for label, count in checked[name].counts.items() if count)
+        lines = [f"{target}", f"  cases   {len(split.training)} in imagesTr, {len(split.test)} in imagesTs"]
+        for number, fold in enumerate(split.folds):
+            lines.append(f"  fold {number}  {len(fold['train'])} train, {len(fold['val'])} validate")
+        lines.append(f"  sizes   {_describe_sizes(sizes)}")
+        unit = "pixels" if self.configuration == "2d" else "voxels"
+        for label, value in self.labels.items():
+            share = counts[value] / total
+            lines.append(
+                f"  label   {value} {label}: {share:.2%} of the {unit}, in {present[value]} of {len(used)} cases"
+            )
+        notes = list(split.notes)
+        if len(cases) != self.expected:
+            notes.append(f"{len(cases)} cases were found; the complete data set has {self.expected}")
+        lines += [f"  note    {note}" for note in notes]
+        number = int(target.name[7:10])
+        lines += [
+            "next:",
+            f"  nnunetv2_xattnres inspect {number}",
+            f"  nnUNetv2_plan_and_preprocess -d {number} -c {self.configuration} --verify_dataset_integrity",
+        ]
+        return Summary(target, split, sizes, counts, lines)
+
+
+def add_common_arguments(parser: argparse.ArgumentParser, dataset: type[Dataset]) -> None:
+    """The arguments of every conversion, and then those of ``dataset``."""
+    parser.description = f"{dataset.description} Expected layout: {dataset.layout} Licence: {dataset.licence}"
+    parser.epilog = f"Citation: {dataset.citation}"
+    parser.add_argument("source", metavar="SOURCE", type=Path, help="the folder as distributed")
+    parser.add_argument(
+        "--dataset-id",
+        type=int,
+        default=dataset.dataset_id,
+        metavar="N",
+        help=f"nnU-Net's number of the data set (default {dataset.dataset_id})",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the data set if it exists")
+    parser.add_argument("--workers", type=int, metavar="N", help="threads (default: the cores, 8 at most)")
+    dataset.add_arguments(parser)
+
+
+def run_conversion(args: argparse.Namespace, dataset: type[Dataset]) -> int:
+    """Convert with the arguments as parsed, and print the summary."""
+    options: dict[str, Any] = {"dataset_id": args.dataset_id, "overwrite": args.overwrite, "workers": args.workers}
+    print(dataset.from_arguments(args).convert(args.source, **options))
+    return 0
+
+
+def main(dataset: type[Dataset], arguments: Sequence[str] | None = None) -> int:
+    """``python -m nnunetv2_xattnres.dataset_conversion.NAME``: the same as ``convert NAME``."""
+    parser = argparse.ArgumentParser(prog=f"python -m nnunetv2_xattnres.dataset_conversion.{dataset.key}")
+    add_common_arguments(parser, dataset)
+    try:
+        return run_conversion(parser.parse_args(arguments), dataset)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; nothing was kept", file=sys.stderr)
+        return 130
+
+
+def _pick(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:
+    by_name = {case.name: case for case in cases}
+    return [by_name[name] for name in names]
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _describe_sizes(sizes: Counter[tuple[int, ...]]) -> str:
+    def shown(size: tuple[int, ...]) -> str:
+        return "x".join(map(str, size))
+
+    if len(sizes) == 1:
+        return shown(next(iter(sizes)))
+    return f"{len(sizes)} different, {shown(min(sizes))} to {shown(max(sizes))}"

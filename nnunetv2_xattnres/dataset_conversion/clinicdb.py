@@ -1,0 +1,85 @@
+"""CVC-ClinicDB: 612 colonoscopy frames of 29 sequences, 384x288 pixels, one polyp class."""
+
+import csv
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from nnunetv2_xattnres.dataset_conversion.base import Case, Summary, main
+from nnunetv2_xattnres.dataset_conversion.layout import IMAGE_ENDING, index_files, pair, subfolder
+from nnunetv2_xattnres.dataset_conversion.pictures import FrameDataset, sequence_table
+
+# The first frame of each of the 29 sequences, used where no metadata.csv is at hand.
+FIRST_FRAMES = (
+    *(1, 26, 51, 68, 79, 104, 127, 152, 178, 200, 206, 228, 253, 278, 298, 318, 343, 364, 384, 409, 429, 448, 467),
+    *(479, 504, 529, 547, 572, 592),
+)
+SEQUENCE_OF_FRAME = sequence_table({frame: str(number) for number, frame in enumerate(FIRST_FRAMES, 1)}, last=612)
+
+
+@dataclass
+class ClinicDB(FrameDataset):
+    """CVC-ClinicDB, as first released (TIFF) or as its PNG mirror."""
+
+    key: ClassVar[str] = "clinicdb"
+    folder: ClassVar[str] = "CVCClinicDB"
+    dataset_id: ClassVar[int] = 501
+    expected: ClassVar[int] = 612
+    description: ClassVar[str] = "CVC-ClinicDB: 612 colonoscopy frames of 29 sequences, 384x288, one polyp class."
+    layout: ClassVar[str] = (
+        "SOURCE/Original/N.tif with SOURCE/Ground Truth/N.tif (as first released), or SOURCE/PNG/Original/N.png with "
+        "SOURCE/PNG/Ground Truth/N.png and, beside PNG, metadata.csv with frame_id and sequence_id (the PNG mirror)."
+    )
+    citation: ClassVar[str] = (
+        "Bernal et al., WM-DOVA maps for accurate polyp highlighting in colonoscopy: validation vs. saliency maps from "
+        "physicians. Computerized Medical Imaging and Graphics 43, 99-111, 2015."
+    )
+    licence: ClassVar[str] = "research and education only; cite the paper; no redistribution without permission."
+    noisy_masks: ClassVar[bool] = True  # the mirror's masks hold all values from 0 to 255 along the borders
+
+    def find(self, source: Path) -> tuple[list[Case], list[str]]:
+        """Frames N with their masks; see ``layout``."""
+        images = next(filter(None, (subfolder(source, *parts, "Original") for parts in ((), ("PNG",), ("TIF",)))), None)
+        if images is None:
+            return [], [f"{source}: has neither a folder Original nor PNG/Original"]
+        masks = subfolder(images.parent, "Ground Truth")
+        if masks is None:
+            return [], [f"{images.parent}: has no folder 'Ground Truth' beside {images.name}"]
+        problems: list[str] = []
+        pattern = rf"(\d+){IMAGE_ENDING}"
+        pairs = pair(index_files(images, pattern, problems), index_files(masks, pattern, problems), masks, problems)
+        sequences = _read_sequences([source, images.parent, images.parent.parent], problems)
+        cases = [
+            Case(f"clinicdb_{int(number):03d}", image, mask, sequences.get(int(number)))
+            for number, image, mask in pairs
+        ]
+        return cases, problems
+
+
+def convert_clinicdb(
+    source: str | Path, *, split: str = "frame", seed: int = 0, size: tuple[int, int] | None = None, **target: Any
+) -> Summary:
+    """Convert CVC-ClinicDB; ``target`` as in `Dataset.convert` (dataset_id, raw, overwrite, workers, progress).
+
+    Example:
+        >>> convert_clinicdb("CVC-ClinicDB", split="sequence", size=(352, 352))  # doctest: +SKIP
+    """
+    return ClinicDB(split=split, seed=seed, size=size).convert(source, **target)
+
+
+def _read_sequences(folders: Sequence[Path], problems: list[str]) -> dict[int, str]:
+    path = next((folder / "metadata.csv" for folder in folders if (folder / "metadata.csv").is_file()), None)
+    if path is None:
+        return SEQUENCE_OF_FRAME
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return {int(row["frame_id"]): row["sequence_id"].strip() for row in csv.DictReader(file)}
+    except (KeyError, ValueError, AttributeError, UnicodeDecodeError) as error:
+        problems.append(f"{path}: expected columns frame_id and sequence_id with a number in each row ({error})")
+        return {}
+
+
+if __name__ == "__main__":
+    sys.exit(main(ClinicDB))

@@ -1,0 +1,22 @@
+"""``nnunetv2_xattnres convert NAME SOURCE``: one sub-command a data set."""
+
+import argparse
+
+from nnunetv2_xattnres.dataset_conversion.base import Dataset, add_common_arguments, run_conversion
+from nnunetv2_xattnres.dataset_conversion.clinicdb import ClinicDB
+
+DATASETS: tuple[type[Dataset], ...] = (ClinicDB,)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """One sub-parser a data set."""
+    commands = parser.add_subparsers(dest="dataset", metavar="NAME", required=True)
+    for dataset in DATASETS:
+        sub = commands.add_parser(dataset.key, help=dataset.description)
+        add_common_arguments(sub, dataset)
+        sub.set_defaults(dataset_class=dataset)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert, print the summary."""
+    return run_conversion(args, args.dataset_class)

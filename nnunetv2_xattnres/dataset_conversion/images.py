@@ -1,0 +1,120 @@
+"""Reads, checks and writes single 2D images and masks."""
+
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+class ImageProblem(Exception):
+    """Why an image cannot be used; the text ends the sentence "FILE: ..."."""
+
+
+def read_pixels(path: Path) -> NDArray[np.uint8]:
+    """The pixels of a file: ``(height, width)``, or ``(height, width, channels)``, 8 bits each.
+
+    TIFF is read with tifffile: the first release of CVC-ClinicDB has a wrong BitsPerSample tag, at which PIL fails.
+
+    Raises:
+        ImageProblem: the file is unreadable, cut off, or has more than 8 bits a channel.
+    """
+    try:
+        pixels = tifffile.imread(path) if path.suffix.lower() in (".tif", ".tiff") else _read_with_pil(path)
+    except ImageProblem:
+        raise
+    except FileNotFoundError:
+        raise ImageProblem("is missing") from None
+    except UnidentifiedImageError as error:
+        raise ImageProblem("is unreadable (no image format fits its first bytes)") from error
+    except Exception as error:  # every decoder has errors of its own
+        raise ImageProblem(f"is unreadable or cut off ({str(error) or type(error).__name__})") from error
+    if pixels.dtype == bool:
+        pixels = pixels.astype(np.uint8) * 255
+    if pixels.dtype != np.uint8:
+        raise ImageProblem(f"has {8 * pixels.dtype.itemsize} bits a channel, expected 8")
+    return pixels
+
+
+def read_rgb(path: Path) -> NDArray[np.uint8]:
+    """An RGB image, ``(height, width, 3)``.
+
+    Raises:
+        ImageProblem: as `read_pixels`, or it has another number of channels.
+    """
+    pixels = read_pixels(path)
+    if pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ImageProblem(f"is {_kind(pixels)}, expected an RGB image")
+    return pixels
+
+
+def read_mask(path: Path, *, noisy: bool = False) -> NDArray[np.uint8]:
+    """A black and white mask as 0 and 1, ``(height, width)``: 1 where any channel is above 127.
+
+    Args:
+        path: The file, grey or RGB.
+        noisy: Allow the grey seams that lossy compression and resampling leave between black and white, up to 2 % of
+            the pixels. Otherwise exactly two values, of which black is 0, are allowed.
+
+    Raises:
+        ImageProblem: as `read_pixels`, or there is a third colour.
+    """
+    pixels = read_pixels(path)
+    if pixels.ndim == 3 and pixels.shape[2] == 3:
+        if not noisy and not (pixels == pixels[..., :1]).all():
+            raise ImageProblem("has colours, expected black and white")
+        pixels = pixels.max(axis=2)
+    if pixels.ndim != 2:
+        raise ImageProblem(f"is {_kind(pixels)}, expected a black and white mask")
+    if noisy:
+        grey = float(np.mean((pixels > 63) & (pixels < 192)))
+        if grey > 0.02:
+            raise ImageProblem(f"is neither black nor white in {grey:.0%} of its pixels: a third colour")
+    else:
+        values = np.flatnonzero(np.bincount(pixels.ravel(), minlength=256))
+        others = [int(value) for value in values if value not in (0, 255)]
+        if others:
+            shown = ", ".join(map(str, others[:5])) + (", ..." if len(others) > 5 else "")
+            raise ImageProblem(f"has a third colour (value {shown}), expected 0 and 255 alone")
+    return (pixels > 127).astype(np.uint8)
+
+
+def resize_rgb(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Bilinear, averaged over the covered area when shrinking; ``size`` is (height, width)."""
+    return np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR))
+
+
+def resize_mask(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Nearest neighbour, so that no new value appears; ``size`` is (height, width)."""
+    return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
+
+
+def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
+    """Write without loss; the same pixels give the same bytes."""
+    Image.fromarray(pixels).save(path, format="PNG", compress_level=3)
+
+
+def _read_with_pil(path: Path) -> NDArray[np.uint8]:
+    # PIL silently drops the lower half of 16-bit RGB, so the depth is taken from the file's header
+    with path.open("rb") as file:
+        header = file.read(26)
+    if header.startswith(PNG_SIGNATURE) and header[24:25] == b"\x10":
+        raise ImageProblem("has 16 bits a channel, expected 8")
+    with Image.open(path) as image:
+        image.load()
+        if image.mode in ("P", "PA"):
+            image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+        if image.mode not in ("1", "L", "RGB", "RGBA", "LA") and not image.mode.startswith("I;16"):
+            raise ImageProblem(f"has the colour mode {image.mode}, expected RGB or grey")
+        return np.asarray(image)
+
+
+def _kind(pixels: NDArray[np.uint8]) -> str:
+    if pixels.ndim == 2:
+        return "a grey image"
+    names = {2: "a grey image with transparency", 3: "an RGB image", 4: "an RGBA image"}
+    return names.get(pixels.shape[-1], f"an array of shape {pixels.shape}") if pixels.ndim == 3 else f"{pixels.ndim}D"

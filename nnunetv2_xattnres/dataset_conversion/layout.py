@@ -1,0 +1,68 @@
+"""Finding files: folders in any case, files by pattern, images with their masks."""
+
+import re
+from pathlib import Path
+
+from nnunetv2_xattnres.dataset_conversion.images import ENDINGS
+
+IMAGE_ENDING = "(?:" + "|".join(re.escape(ending) for ending in ENDINGS) + ")"
+
+
+def subfolder(folder: Path, *parts: str) -> Path | None:
+    """``folder/part/part``, whatever the case of the letters; None where it is missing."""
+    for part in parts:
+        if not folder.is_dir():
+            return None
+        exact = folder / part
+        matches = [exact] if exact.is_dir() else sorted(folder.iterdir())
+        found = next((path for path in matches if path.is_dir() and path.name.lower() == part.lower()), None)
+        if found is None:
+            return None
+        folder = found
+    return folder
+
+
+def index_files(folder: Path, pattern: str, problems: list[str], *, skip: str | None = None) -> dict[str, Path]:
+    """The files of ``folder`` by what ``pattern`` finds in their names.
+
+    Args:
+        folder: Hidden files in it are ignored, and so are files that are no images.
+        pattern: For the whole name, whatever the case of its letters; its first group is the key. A key of digits is
+            stripped of leading zeros.
+        problems: Gets a line for every image of another name, and for every second file of one key.
+        skip: Names that are expected and not wanted.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or not path.is_file():
+            continue
+        if skip and re.fullmatch(skip, path.name, re.IGNORECASE):
+            continue
+        match = re.fullmatch(pattern, path.name, re.IGNORECASE)
+        if match is None:
+            if path.name.lower().endswith((*ENDINGS, ".nii", ".nii.gz")):
+                problems.append(f"{path}: this name is not expected here")
+            continue
+        key = match.group(1).lower()
+        key = str(int(key)) if key.isdigit() else key
+        if key in found:
+            problems.append(f"{path}: a second file for the same case, beside {found[key].name}")
+        else:
+            found[key] = path
+    return found
+
+
+def pair(
+    images: dict[str, Path], masks: dict[str, Path], mask_folder: Path, problems: list[str]
+) -> list[tuple[str, Path, Path]]:
+    """(key, image, mask) in the order of the keys; adds a line to ``problems`` for each file without its partner."""
+    for key in sorted(images.keys() - masks.keys(), key=natural):
+        problems.append(f"{images[key]}: has no mask in {mask_folder}")
+    for key in sorted(masks.keys() - images.keys(), key=natural):
+        problems.append(f"{masks[key]}: is a mask without an image")
+    return [(key, images[key], masks[key]) for key in sorted(images.keys() & masks.keys(), key=natural)]
+
+
+def natural(key: str) -> tuple[int, str]:
+    """Sorts 2 before 10."""
+    return (int(key), "") if key.isdigit() else (0, key)

@@ -1,0 +1,166 @@
+"""2D data sets: RGB images with black and white masks, and the polyp sets among them with their 8:1:1 splits."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from nnunetv2_xattnres.dataset_conversion import splits
+from nnunetv2_xattnres.dataset_conversion.base import Case, Checked, Dataset
+from nnunetv2_xattnres.dataset_conversion.images import (
+    ImageProblem,
+    read_mask,
+    read_rgb,
+    resize_mask,
+    resize_rgb,
+    write_png,
+)
+from nnunetv2_xattnres.errors import InputError
+
+
+@dataclass
+class PictureDataset(Dataset):
+    """RGB images and black and white masks, written as PNG.
+
+    Args:
+        size: Resize to (height, width): images bilinearly, masks to the nearest pixel.
+    """
+
+    size: tuple[int, int] | None = None
+
+    # any other channel name makes nnU-Net standardise each image on its own; this one scales 0..255 to 0..1
+    channels: ClassVar[tuple[str, ...]] = ("rgb_to_0_1",) * 3
+    file_ending: ClassVar[str] = ".png"
+    reader: ClassVar[str] = "NaturalImage2DIO"
+    noisy_masks: ClassVar[bool] = False
+    """Masks were compressed with loss or resampled: see `read_mask`."""
+
+    def __post_init__(self) -> None:
+        if self.size is not None:
+            self.size = (int(self.size[0]), int(self.size[1]))
+            if min(self.size) < 1:
+                raise InputError(f"--size {self.size[0]} {self.size[1]}: height and width are at least 1 pixel")
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        """Add ``--size``."""
+        parser.add_argument(
+            "--size",
+            type=int,
+            nargs=2,
+            metavar=("H", "W"),
+            help="resize to H x W pixels (images bilinearly, masks to the nearest); native sizes unless given",
+        )
+
+    def check(self, case: Case) -> Checked:
+        """Decode the image and the mask and compare them."""
+        checked = Checked()
+        shapes = []
+        for path, read in ((case.image, read_rgb), (case.mask, self._read_mask)):
+            try:
+                pixels = read(path)
+            except ImageProblem as problem:
+                checked.problems.append(f"{path}: {problem}")
+                continue
+            shapes.append(pixels.shape[:2])
+        if len(shapes) == 2:
+            (height, width), mask_shape = shapes
+            if mask_shape != (height, width):
+                checked.problems.append(
+                    f"{case.mask}: is {mask_shape[1]}x{mask_shape[0]} pixels, its image {case.image.name} is "
+                    f"{width}x{height}"
+                )
+            mask = pixels if self.size is None else resize_mask(pixels, self.size)
+            checked.size = mask.shape
+            checked.counts = {value: int(count) for value, count in enumerate(np.bincount(mask.ravel(), minlength=2))}
+        return checked
+
+    def write(self, case: Case, image: Path, mask: Path) -> None:
+        """Write both as PNG, the mask with 0 and 1."""
+        pixels, labels = read_rgb(case.image), self._read_mask(case.mask)
+        if self.size is not None:
+            pixels, labels = resize_rgb(pixels, self.size), resize_mask(labels, self.size)
+        write_png(image.with_name(f"{image.name}_0000.png"), pixels)
+        write_png(mask.with_name(f"{mask.name}.png"), labels)
+
+    def _read_mask(self, path: Path) -> np.ndarray:
+        return read_mask(path, noisy=self.noisy_masks)
+
+
+@dataclass
+class FrameDataset(PictureDataset):
+    """Frames that their owner did not divide: 8:1:1 train, validation and test, the 8 and the 1 being fold 0.
+
+    Args:
+        split: ``frame``, ``sequence`` (no sequence on two sides) or ``file`` (lists of names).
+        seed: Of the random splits.
+        train, val, test: Text files with names, for ``file``; no ``test``, no test set.
+    """
+
+    split: str = "frame"
+    seed: int = 0
+    train: Path | None = None
+    val: Path | None = None
+    test: Path | None = None
+
+    labels: ClassVar[dict[str, int]] = {"background": 0, "polyp": 1}
+    has_sequences: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.split not in self.split_names():
+            raise InputError(f"--split {self.split}: expected one of {', '.join(self.split_names())}")
+        listed = self.train is not None or self.val is not None or self.test is not None
+        if self.split == "file" and (self.train is None or self.val is None):
+            raise InputError("--split file needs --train LIST and --val LIST (and takes --test LIST)")
+        if self.split != "file" and listed:
+            raise InputError("--train, --val and --test go with --split file")
+
+    @classmethod
+    def split_names(cls) -> list[str]:
+        """The values of ``--split``."""
+        return ["frame", "sequence", "file"] if cls.has_sequences else ["frame", "file"]
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        """Add ``--size``, ``--split`` and what belongs to it."""
+        super().add_arguments(parser)
+        text = "8:1:1 over single frames (default; as in most papers"
+        if cls.has_sequences:
+            text += ", though neighbouring frames of one video land on both sides), over whole sequences (no leak)"
+        else:
+            text += ")"
+        parser.add_argument(
+            "--split", choices=cls.split_names(), default="frame", help=f"{text}, or from lists of names"
+        )
+        parser.add_argument("--seed", type=int, default=0, help="seed of the random splits (default 0)")
+        for part in ("train", "val", "test"):
+            parser.add_argument(
+                f"--{part}", type=Path, metavar="LIST", help=f"--split file: text file of the {part} frames, one a line"
+            )
+
+    def divide(self, cases: Sequence[Case]) -> splits.Split:
+        """8:1:1, or as listed."""
+        names = [case.name for case in cases]
+        if self.split == "frame":
+            return splits.by_frame(names, self.seed)
+        if self.split == "sequence":
+            unknown = [f"{case.image}: its sequence is not known" for case in cases if case.sequence is None]
+            if unknown:
+                raise InputError("--split sequence needs the sequence of every frame", unknown)
+            return splits.by_sequence({case.name: str(case.sequence) for case in cases}, self.seed)
+        assert self.train is not None and self.val is not None
+        return splits.by_file(names, self.train, self.val, self.test)
+
+
+def sequence_table(first_frames: Mapping[int, str], last: int) -> dict[int, str]:
+    """Frame number to sequence, from the first frame of each sequence; frames run from 1 to ``last``."""
+    table: dict[int, str] = {}
+    sequence = ""
+    for frame in range(1, last + 1):
+        sequence = first_frames.get(frame, sequence)
+        table[frame] = sequence
+    return table

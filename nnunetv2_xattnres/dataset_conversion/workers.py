@@ -1,0 +1,59 @@
+"""One function over many cases, in parallel, with a progress bar, and a few cases in memory at a time."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def available_cores() -> int:
+    """Cores that this process may use, which on a shared machine are fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def map_cases(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    workers: int | None = None,
+    progress: bool = True,
+    description: str = "",
+) -> list[Result]:
+    """``[function(item) for item in items]``, in that order, with ``workers`` threads.
+
+    Threads and not processes: decoding, resizing and compressing all happen outside the interpreter's lock, and a
+    thread that is interrupted leaves no process behind. At most two items a worker are in flight.
+
+    Args:
+        function: Called once an item, from any thread.
+        items: What to go through.
+        workers: Threads; the machine's cores (8 at most) unless given.
+        progress: Show a bar, on a terminal only.
+        description: What the bar says.
+
+    Raises:
+        BaseException: the first error of ``function``, or ``KeyboardInterrupt``; what has not begun is dropped.
+    """
+    workers = workers or min(8, available_cores())
+    results: list[Result] = []
+    waiting: deque[Future[Result]] = deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        with tqdm(total=len(items), desc=description, unit="case", disable=None if progress else True) as bar:
+            for item in items:
+                if len(waiting) == 2 * workers:
+                    results.append(waiting.popleft().result())
+                    bar.update()
+                waiting.append(pool.submit(function, item))
+            while waiting:
+                results.append(waiting.popleft().result())
+                bar.update()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return results
