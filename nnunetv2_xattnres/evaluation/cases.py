@@ -63,11 +63,11 @@ def compare_geometry(first: dict[str, Any], second: dict[str, Any]) -> list[str]
 
 def unknown_values(labels: np.ndarray, known: frozenset[int]) -> list[int]:
     """The values of an image that the data set does not name."""
-    low = int(labels.min())
-    # counting is far quicker than sorting, but needs a table as long as the range of values
-    few = int(labels.max()) - low < 100_000
-    present = np.flatnonzero(np.bincount((labels - low).ravel())) + low if few else np.unique(labels)
-    return sorted(set(present.tolist()) - known)
+    if int(labels.min()) < 0 or int(labels.max()) > 100_000:  # no label image at all: sort, however long it takes
+        present = set(np.unique(labels).tolist())
+    else:
+        present = {value for value, box in enumerate(find_objects(labels), start=1) if box is not None}
+    return sorted(present - known)
 
 
 def union_box(boxes: list[Box | None]) -> Box | None:

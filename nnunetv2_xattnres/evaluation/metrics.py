@@ -5,7 +5,7 @@ definition is that of medpy's ``hd95``, which published tables use, and the test
 """
 
 import numpy as np
-from scipy.ndimage import binary_erosion
+from scipy.ndimage import binary_erosion, find_objects
 from scipy.spatial import KDTree
 
 
@@ -22,7 +22,11 @@ def surface_points(mask: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
     A border voxel has a face neighbour outside the mask; the edge of the image counts as outside, so cropping to the
     mask changes nothing.
     """
-    return np.argwhere(mask & ~binary_erosion(mask)) * np.asarray(spacing, dtype=float)
+    box = find_objects(mask.view(np.int8))[0]  # a stray voxel in one mask does not slow the other one down
+    part = mask[box]
+    border = np.flatnonzero(part & ~binary_erosion(part))  # several times quicker than argwhere on large masks
+    points = np.stack(np.unravel_index(border, part.shape), axis=1) + [side.start for side in box]
+    return points * np.asarray(spacing, dtype=float)
 
 
 def hd95(reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, ...]) -> float:
