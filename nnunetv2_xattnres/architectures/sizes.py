@@ -1,0 +1,93 @@
+"""What a 2D network needs in order to take images of any size: a fixed input size, padding, cropping."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nnunetv2_xattnres.architectures.xattnres import XAttnRes
+
+
+class AnySizeNetwork(nn.Module):
+    """A 2D encoder-decoder for inputs of any size.
+
+    The input is resized to ``input_size`` where one is set, and zero-padded at its lower right to a multiple of
+    ``stride``; the logits are cropped and resized back. Subclasses set ``decoder`` (with ``deep_supervision``) and
+    implement :meth:`segment`.
+
+    Args:
+        stride: Input pixels per pixel of the deepest feature map.
+        input_size: Height and width that the inputs are resized to (bilinear, antialiased), or ``None``.
+
+    Raises:
+        ValueError: ``input_size`` is not two positive integers.
+    """
+
+    def __init__(self, stride: int, input_size: Sequence[int] | None) -> None:
+        super().__init__()
+        if input_size is not None and (len(input_size) != 2 or min(input_size) < 1):
+            raise ValueError(f"input_size is {input_size!r}: give a height and a width in pixels, or null")
+        self.stride = stride
+        self.input_size = None if input_size is None else (int(input_size[0]), int(input_size[1]))
+
+    def segment(self, x: Tensor) -> list[Tensor]:
+        """Logits of a padded input ``[B, C, H, W]``, each of its size, the finest level's first."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """Logits ``[B, num_classes, H, W]`` of an input ``[B, input_channels, H, W]``.
+
+        With deep supervision a list of them, all of the input's size.
+        """
+        size = x.shape[2:]
+        resized = self.input_size is not None and tuple(size) != self.input_size
+        if resized:
+            x = F.interpolate(x, self.input_size, mode="bilinear", antialias=True)
+        inner = x.shape[2:]
+        outputs = [logits[..., : inner[0], : inner[1]] for logits in self.segment(_pad(x, self.stride))]
+        if resized:
+            outputs = [F.interpolate(logits, size, mode="bilinear") for logits in outputs]
+        return outputs if self.decoder.deep_supervision else outputs[0]
+
+    def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
+        """Elements of all feature maps for one sample of ``input_size``, which planners take for memory.
+
+        Outputs of convolutions and linear layers, and what each XAttnRes keeps (aligned and aggregated maps).
+        """
+        network = deepcopy(self).to("meta").eval()
+        total = 0
+
+        def add_output(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+            nonlocal total
+            total += output.numel()
+
+        def add_xattnres(module: XAttnRes, inputs: tuple, output: Tensor) -> None:
+            nonlocal total
+            history, x = inputs
+            total += module.feature_map_size([entry.shape[2:] for entry in history], x.shape[2:])
+
+        projections = {id(p) for module in network.modules() if isinstance(module, XAttnRes) for p in module.modules()}
+        for module in network.modules():
+            if isinstance(module, XAttnRes):
+                module.register_forward_hook(add_xattnres)
+            elif isinstance(module, nn.Conv2d | nn.Linear) and id(module) not in projections:
+                module.register_forward_hook(add_output)
+        with torch.no_grad():
+            network(torch.empty(1, self.input_channels, *input_size, device="meta"))
+        return total
+
+
+def _pad(x: Tensor, stride: int) -> Tensor:
+    """Zero-pad ``[B, C, H, W]`` to a multiple of ``stride`` with at least two pixels on the deepest feature map.
+
+    Batch normalisation cannot be trained on a single value, which one image of ``stride`` by ``stride`` would give.
+    """
+    height, width = x.shape[2:]
+    bottom, right = -height % stride, -width % stride
+    if height <= stride and width <= stride:
+        right += stride
+    return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
