@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from nnunetv2_xattnres.architectures.emcad_decoder import EMCADDecoder, SegmentationHeads
 from nnunetv2_xattnres.architectures.routing import Routing
 from nnunetv2_xattnres.architectures.sizes import AnySizeNetwork
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 ENCODERS = tuple(f"pvt_v2_b{i}" for i in range(6))
 
 
@@ -58,6 +58,8 @@ class EMCADNet(AnySizeNetwork):
         deep_supervision: bool = False,
         strides: Sequence[Sequence[int]] | None = None,
     ) -> None:
+        import timm  # takes seconds, and every network of a plans file imports this module
+
         super().__init__(32, input_size)
         if encoder not in ENCODERS:
             raise ValueError(f"unknown encoder {encoder!r}: the valid names are {', '.join(ENCODERS)}")
@@ -70,8 +72,8 @@ class EMCADNet(AnySizeNetwork):
         self.encoder_name = encoder
         self.encoder_weights = encoder_weights
         self.input_normalization = input_normalization
-        self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
         self.stem = (
             nn.Identity()
             if input_channels == 3

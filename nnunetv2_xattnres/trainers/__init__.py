@@ -1,5 +1,6 @@
 """Trainers for nnU-Net, found through the hook ``nnUNet_extTrainer``."""
 
+from nnunetv2_xattnres.trainers.emcad import nnUNetTrainer_EMCAD, nnUNetTrainer_EMCAD_Trial
 from nnunetv2_xattnres.trainers.lengths import (
     nnUNetTrainer_XAttnRes_5epochs,
     nnUNetTrainer_XAttnRes_10epochs,
@@ -17,6 +18,8 @@ from nnunetv2_xattnres.trainers.xattnres import (
 )
 
 __all__ = [
+    "nnUNetTrainer_EMCAD",
+    "nnUNetTrainer_EMCAD_Trial",
     "nnUNetTrainer_XAttnRes",
     "nnUNetTrainer_XAttnRes_5epochs",
     "nnUNetTrainer_XAttnRes_10epochs",

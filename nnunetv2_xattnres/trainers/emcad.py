@@ -1,0 +1,107 @@
+"""``nnUNetTrainer_EMCAD``: pretrained encoder, AdamW and EMCAD's loss, in nnU-Net's epochs and augmentation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from torch import nn
+
+from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.trainers.base import PluginTrainer
+from nnunetv2_xattnres.trainers.losses import SubsetLoss
+
+EMCAD_CLASS = "nnunetv2_xattnres.architectures.EMCADNet"
+WEIGHT_CE, WEIGHT_DICE = 0.3, 0.7
+
+
+class nnUNetTrainer_EMCAD(PluginTrainer):
+    """Trains a configuration whose network is ``EMCADNet``.
+
+    When a training starts, and not when it continues, the encoder gets the weights that ``encoder_weights`` in the
+    plans asks for. AdamW at a constant 1e-4 with weight decay 1e-4, and 0.3 cross-entropy + 0.7 Dice summed over the
+    fifteen subsets of the four outputs.
+
+    Raises:
+        InputError: the configuration names another network, or the weights cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's own signature
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        name = self.configuration_manager.network_arch_class_name
+        if name != EMCAD_CLASS:
+            raise InputError(
+                f"{type(self).__name__} trains EMCAD, and configuration {configuration} of "
+                f"{self.plans_manager.plans_name} names {name}: write one with `nnunetv2_xattnres plan --network emcad`"
+            )
+        self.initial_lr = 1e-4
+        self.weight_decay = 1e-4
+        self._restoring = False
+
+    def initialize(self) -> None:
+        """As nnU-Net, then load the encoder's weights unless a checkpoint follows."""
+        super().initialize()
+        if not self._restoring:
+            load_pretrained_encoder(self)
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        """As nnU-Net: a training that continues, or is validated, needs no pretrained weights."""
+        self._restoring = True
+        super().load_checkpoint(filename_or_checkpoint)
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
+        """AdamW at a constant learning rate."""
+        optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay)
+        # exponent 0: nnU-Net steps the scheduler with the epoch's number, which torch's own deprecate
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, exponent=0)
+
+    def _build_loss(self) -> nn.Module:
+        dice = {"batch_dice": self.configuration_manager.batch_dice, "smooth": 1e-5, "ddp": self.is_ddp}
+        ignore = self.label_manager.ignore_label
+        common: dict[str, Any] = {
+            "weight_ce": WEIGHT_CE,
+            "weight_dice": WEIGHT_DICE,
+            "dice_class": MemoryEfficientSoftDiceLoss,
+        }
+        if self.label_manager.has_regions:
+            loss = DC_and_BCE_loss({}, {**dice, "do_bg": True}, use_ignore_label=ignore is not None, **common)
+        else:
+            loss = DC_and_CE_loss({**dice, "do_bg": False}, {}, ignore_label=ignore, **common)
+        if self._do_i_compile():
+            loss.dc = torch.compile(loss.dc)
+        return SubsetLoss(loss)
+
+
+class nnUNetTrainer_EMCAD_Trial(nnUNetTrainer_EMCAD):
+    """2 epochs of 20 iterations, 5 for validation: does it run, on this machine, with this data?"""
+
+    epochs = 2
+    iterations = 20
+    validation_iterations = 5
+
+
+def load_pretrained_encoder(trainer: PluginTrainer) -> None:
+    """Give the encoder of ``trainer.network`` the weights that the plans ask for, and say so in the log.
+
+    Raises:
+        InputError: they cannot be loaded; a training must not start then.
+    """
+    from nnunetv2_xattnres.architectures.pvt_weights import load_encoder_weights
+
+    network = trainer.network.module if trainer.is_ddp else trainer.network
+    network = getattr(network, "_orig_mod", network)  # torch.compile's wrapper
+    load_encoder_weights(network)
+    if network.encoder_weights is None:
+        trainer.print_to_log_file("EMCAD's encoder starts from random weights: encoder_weights is null in the plans")
+    else:
+        trainer.print_to_log_file(f"EMCAD's encoder ({network.encoder_name}) loaded from {network.encoder_weights}")

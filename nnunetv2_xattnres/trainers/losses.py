@@ -1,0 +1,33 @@
+"""EMCAD's loss over several outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+from torch import Tensor, nn
+
+
+class SubsetLoss(nn.Module):
+    """Sum, over all non-empty subsets of the outputs, of the loss of the summed logits: 15 terms for 4 outputs.
+
+    Args:
+        loss: Takes logits ``[B, C, *S]`` and a target ``[B, 1, *S]`` (or ``[B, R, *S]`` for R regions).
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, outputs: Tensor | Sequence[Tensor], targets: Tensor | Sequence[Tensor]) -> Tensor:
+        """The loss of logits and target, each one tensor or a list of tensors of one size.
+
+        Raises:
+            ValueError: the outputs differ in size, so that their logits cannot be summed.
+        """
+        outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+        target = targets if isinstance(targets, Tensor) else targets[0]
+        if any(output.shape != outputs[0].shape for output in outputs):
+            raise ValueError("the subset loss needs outputs of one size: it is for EMCAD's four full-size outputs")
+        subsets = (chosen for count in range(1, len(outputs) + 1) for chosen in combinations(outputs, count))
+        return sum(self.loss(sum(chosen), target) for chosen in subsets)
