@@ -4,15 +4,15 @@ import argparse
 import json
 import sys
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
 from nnunetv2_xattnres.dataset_conversion.splits import Split
 from nnunetv2_xattnres.dataset_conversion.staging import raw_folder, target_problems, written_whole
-from nnunetv2_xattnres.dataset_conversion.workers import map_cases
+from nnunetv2_xattnres.dataset_conversion.summary import Checked, Summary, summarise
+from nnunetv2_xattnres.dataset_conversion.workers import available_cores, map_cases
 from nnunetv2_xattnres.errors import InputError
 
 
@@ -33,29 +33,6 @@ class Case:
     mask: Path
     sequence: str | None = None
     part: str | None = None
-
-
-@dataclass
-class Checked:
-    """What reading one case showed: ``size`` and the number of voxels of each label, or what is wrong with it."""
-
-    problems: list[str] = field(default_factory=list)
-    size: tuple[int, ...] = ()
-    counts: dict[int, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a conversion wrote."""
-
-    folder: Path
-    split: Split
-    sizes: Counter[tuple[int, ...]]
-    counts: Counter[int]
-    lines: list[str]
-
-    def __str__(self) -> str:
-        return "\n".join(self.lines)
 
 
 @dataclass
@@ -80,6 +57,8 @@ class Dataset(ABC):
     file_ending: ClassVar[str]
     reader: ClassVar[str]
     """nnU-Net's class that reads it."""
+    max_workers: ClassVar[int] = 8
+    """Threads at most: each holds one case in memory."""
     configuration: ClassVar[str] = "2d"
     """What the next command in the summary plans."""
 
@@ -127,7 +106,7 @@ class Dataset(ABC):
             dataset_id: nnU-Net's number, 1 to 999; the class's own unless given.
             raw: nnU-Net's raw folder; ``nnUNet_raw`` unless given.
             overwrite: Replace the folder if it exists.
-            workers: Threads; the machine's cores, 8 at most, unless given.
+            workers: Threads; the machine's cores, ``max_workers`` at most, unless given.
             progress: Show progress bars on a terminal.
 
         Raises:
@@ -135,6 +114,7 @@ class Dataset(ABC):
                 nothing has been written.
         """
         number = self.dataset_id if dataset_id is None else dataset_id
+        workers = workers or min(self.max_workers, available_cores())
         if not 1 <= number <= 999:
             raise InputError(f"--dataset-id {number}: nnU-Net's numbers are 1 to 999")
         raw = raw_folder(raw)
@@ -157,11 +137,12 @@ class Dataset(ABC):
 
             map_cases(write_one, jobs, workers=workers, progress=progress, description="writing")
             self._write_descriptions(folder, source, cases, split)
-        return self._summary(target, cases, split, checked)
+        found = {case.name: result for case, result in zip(cases, checked, strict=True)}
+        return summarise(target, split, found, self.labels, self.expected, self.configuration)
 
     def _check_all(
-        self, source: Path, problems: list[str], workers: int | None, progress: bool
-    ) -> tuple[list[Case], Split, dict[str, Checked]]:
+        self, source: Path, problems: list[str], workers: int, progress: bool
+    ) -> tuple[list[Case], Split, list[Checked]]:
         cases: list[Case] = []
         if source.is_dir():
             cases, found = self.find(source)
@@ -182,7 +163,7 @@ class Dataset(ABC):
             raise InputError(
                 f"{self.folder} was not converted and nothing was written. Expected layout: {self.layout}", problems
             )
-        return cases, split, {case.name: result for case, result in zip(cases, results, strict=True)}
+        return cases, split, results
 
     def _write_descriptions(self, folder: Path, source: Path, cases: Sequence[Case], split: Split) -> None:
         # nnU-Net's generate_dataset_json writes the release under "citation", so the file is written here
@@ -216,36 +197,6 @@ class Dataset(ABC):
             },
         )
 
-    def _summary(self, target: Path, cases: list[Case], split: Split, checked: dict[str, Checked]) -> Summary:
-        used = {*split.training, *split.test}
-        sizes = Counter(checked[name].size for name in used)
-        counts: Counter[int] = Counter()
-        for name in used:
-            counts.update(checked[name].counts)
-        total = max(1, sum(counts.values()))
-        present = Counter(label for name in used for label, count in checked[name].counts.items() if count)
-        lines = [f"{target}", f"  cases   {len(split.training)} in imagesTr, {len(split.test)} in imagesTs"]
-        for number, fold in enumerate(split.folds):
-            lines.append(f"  fold {number}  {len(fold['train'])} train, {len(fold['val'])} validate")
-        lines.append(f"  sizes   {_describe_sizes(sizes)}")
-        unit = "pixels" if self.configuration == "2d" else "voxels"
-        for label, value in self.labels.items():
-            share = counts[value] / total
-            lines.append(
-                f"  label   {value} {label}: {share:.2%} of the {unit}, in {present[value]} of {len(used)} cases"
-            )
-        notes = list(split.notes)
-        if len(cases) != self.expected:
-            notes.append(f"{len(cases)} cases were found; the complete data set has {self.expected}")
-        lines += [f"  note    {note}" for note in notes]
-        number = int(target.name[7:10])
-        lines += [
-            "next:",
-            f"  nnunetv2_xattnres inspect {number}",
-            f"  nnUNetv2_plan_and_preprocess -d {number} -c {self.configuration} --verify_dataset_integrity",
-        ]
-        return Summary(target, split, sizes, counts, lines)
-
 
 def add_common_arguments(parser: argparse.ArgumentParser, dataset: type[Dataset]) -> None:
     """The arguments of every conversion, and then those of ``dataset``."""
@@ -260,7 +211,9 @@ def add_common_arguments(parser: argparse.ArgumentParser, dataset: type[Dataset]
         help=f"nnU-Net's number of the data set (default {dataset.dataset_id})",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the data set if it exists")
-    parser.add_argument("--workers", type=int, metavar="N", help="threads (default: the cores, 8 at most)")
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help=f"threads (default: the cores, {dataset.max_workers} at most)"
+    )
     dataset.add_arguments(parser)
 
 
@@ -292,12 +245,3 @@ def _pick(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:
 
 def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _describe_sizes(sizes: Counter[tuple[int, ...]]) -> str:
-    def shown(size: tuple[int, ...]) -> str:
-        return "x".join(map(str, size))
-
-    if len(sizes) == 1:
-        return shown(next(iter(sizes)))
-    return f"{len(sizes)} different, {shown(min(sizes))} to {shown(max(sizes))}"

@@ -4,8 +4,11 @@ import argparse
 
 from nnunetv2_xattnres.dataset_conversion.base import Dataset, add_common_arguments, run_conversion
 from nnunetv2_xattnres.dataset_conversion.clinicdb import ClinicDB
+from nnunetv2_xattnres.dataset_conversion.colondb import ColonDB
+from nnunetv2_xattnres.dataset_conversion.isic2017 import ISIC2017
+from nnunetv2_xattnres.dataset_conversion.synapse import Synapse
 
-DATASETS: tuple[type[Dataset], ...] = (ClinicDB,)
+DATASETS: tuple[type[Dataset], ...] = (ClinicDB, ColonDB, ISIC2017, Synapse)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

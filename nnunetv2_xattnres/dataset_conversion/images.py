@@ -52,35 +52,36 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     return pixels
 
 
-def read_mask(path: Path, *, noisy: bool = False) -> NDArray[np.uint8]:
+def read_mask(path: Path, *, grey_share: float = 0.0) -> NDArray[np.uint8]:
     """A black and white mask as 0 and 1, ``(height, width)``: 1 where any channel is above 127.
 
     Args:
         path: The file, grey or RGB.
-        noisy: Allow the grey seams that lossy compression and resampling leave between black and white, up to 2 % of
-            the pixels. Otherwise exactly two values, of which black is 0, are allowed.
+        grey_share: The share of the pixels that may be neither nearly black nor nearly white: the seams that lossy
+            compression and resampling leave. With 0, black is 0 and white 255 and there is nothing else.
 
     Raises:
         ImageProblem: as `read_pixels`, or there is a third colour.
     """
     pixels = read_pixels(path)
-    if pixels.ndim == 3 and pixels.shape[2] == 3:
-        if not noisy and not (pixels == pixels[..., :1]).all():
-            raise ImageProblem("has colours, expected black and white")
-        pixels = pixels.max(axis=2)
-    if pixels.ndim != 2:
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
         raise ImageProblem(f"is {_kind(pixels)}, expected a black and white mask")
-    if noisy:
-        grey = float(np.mean((pixels > 63) & (pixels < 192)))
-        if grey > 0.02:
-            raise ImageProblem(f"is neither black nor white in {grey:.0%} of its pixels: a third colour")
+    darkest, brightest = pixels.min(axis=2), pixels.max(axis=2)
+    if grey_share:
+        third = float(np.mean(~((brightest < 64) | (darkest > 191))))
+        if third > grey_share:
+            raise ImageProblem(f"is neither black nor white in {third:.1%} of its pixels: a third colour")
+    elif not (darkest == brightest).all():
+        raise ImageProblem("has a third colour, expected black (0) and white (255) alone")
     else:
-        values = np.flatnonzero(np.bincount(pixels.ravel(), minlength=256))
-        others = [int(value) for value in values if value not in (0, 255)]
+        values = np.flatnonzero(np.bincount(brightest.ravel(), minlength=256))
+        others = [str(value) for value in values if value not in (0, 255)]
         if others:
-            shown = ", ".join(map(str, others[:5])) + (", ..." if len(others) > 5 else "")
-            raise ImageProblem(f"has a third colour (value {shown}), expected 0 and 255 alone")
-    return (pixels > 127).astype(np.uint8)
+            shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+            raise ImageProblem(f"has a third colour (value {shown}), expected black (0) and white (255) alone")
+    return (brightest > 127).astype(np.uint8)
 
 
 def resize_rgb(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -95,7 +96,7 @@ def resize_mask(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.ui
 
 def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
     """Write without loss; the same pixels give the same bytes."""
-    Image.fromarray(pixels).save(path, format="PNG", compress_level=3)
+    Image.fromarray(pixels).save(path, format="PNG", compress_level=1)
 
 
 def _read_with_pil(path: Path) -> NDArray[np.uint8]:

@@ -35,8 +35,8 @@ class PictureDataset(Dataset):
     channels: ClassVar[tuple[str, ...]] = ("rgb_to_0_1",) * 3
     file_ending: ClassVar[str] = ".png"
     reader: ClassVar[str] = "NaturalImage2DIO"
-    noisy_masks: ClassVar[bool] = False
-    """Masks were compressed with loss or resampled: see `read_mask`."""
+    grey_share: ClassVar[float] = 0.0
+    """How much of a mask may be grey, where it was compressed with loss or resampled: see `read_mask`."""
 
     def __post_init__(self) -> None:
         if self.size is not None:
@@ -87,7 +87,7 @@ class PictureDataset(Dataset):
         write_png(mask.with_name(f"{mask.name}.png"), labels)
 
     def _read_mask(self, path: Path) -> np.ndarray:
-        return read_mask(path, noisy=self.noisy_masks)
+        return read_mask(path, grey_share=self.grey_share)
 
 
 @dataclass

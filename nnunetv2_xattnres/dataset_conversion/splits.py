@@ -27,7 +27,7 @@ class Split:
     notes: list[str] = field(default_factory=list)
 
 
-def eight_one_one(train: Sequence[str], val: Sequence[str], test: Sequence[str], notes: Sequence[str] = ()) -> Split:
+def one_fold(train: Sequence[str], val: Sequence[str], test: Sequence[str], notes: Sequence[str] = ()) -> Split:
     """One fold that trains on ``train`` and validates on ``val``; ``test`` is kept apart."""
     fold = {"train": sorted(train), "val": sorted(val)}
     return Split(sorted([*train, *val]), sorted(test), [fold], list(notes))
@@ -47,7 +47,7 @@ def by_frame(names: Sequence[str], seed: int) -> Split:
     shuffled = sorted(names)
     random.Random(seed).shuffle(shuffled)
     tenth = max(1, round(len(names) / 10))
-    return eight_one_one(shuffled[2 * tenth :], shuffled[tenth : 2 * tenth], shuffled[:tenth])
+    return one_fold(shuffled[2 * tenth :], shuffled[tenth : 2 * tenth], shuffled[:tenth])
 
 
 def by_sequence(sequence_of: Mapping[str, str], seed: int) -> Split:
@@ -78,7 +78,7 @@ def by_sequence(sequence_of: Mapping[str, str], seed: int) -> Split:
             chosen += frames[order.pop()]
         parts.append(chosen)
     test, val = parts
-    return eight_one_one([name for sequence in order for name in frames[sequence]], val, test)
+    return one_fold([name for sequence in order for name in frames[sequence]], val, test)
 
 
 def by_file(names: Sequence[str], train: Path, val: Path, test: Path | None) -> Split:
@@ -116,7 +116,7 @@ def by_file(names: Sequence[str], train: Path, val: Path, test: Path | None) -> 
         raise InputError("the lists of names do not fit the frames", problems)
     left_out = len(names) - len(chosen)
     notes = [f"{left_out} frames are in none of the lists and were left out"] if left_out else []
-    return eight_one_one(parts["train"], parts["val"], parts["test"], notes)
+    return one_fold(parts["train"], parts["val"], parts["test"], notes)
 
 
 def _number(text: str) -> str:

@@ -74,12 +74,9 @@ def written_whole(target: Path) -> Iterator[Path]:
         yield partial
         _replace(target, partial)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            raise
-        raise InputError(
-            f"{target.parent}: {error.strerror}; nothing was kept. Free some space, or let nnUNet_raw name a folder "
-            "on a larger disk"
-        ) from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = " Free some space, or let nnUNet_raw name a folder on a larger disk" if full else ""
+        raise InputError(f"{target}: {error}; nothing was kept.{advice}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

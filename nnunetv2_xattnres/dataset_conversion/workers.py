@@ -21,7 +21,7 @@ def map_cases(
     function: Callable[[Item], Result],
     items: Sequence[Item],
     *,
-    workers: int | None = None,
+    workers: int,
     progress: bool = True,
     description: str = "",
 ) -> list[Result]:
@@ -33,14 +33,13 @@ def map_cases(
     Args:
         function: Called once an item, from any thread.
         items: What to go through.
-        workers: Threads; the machine's cores (8 at most) unless given.
+        workers: Threads.
         progress: Show a bar, on a terminal only.
         description: What the bar says.
 
     Raises:
         BaseException: the first error of ``function``, or ``KeyboardInterrupt``; what has not begun is dropped.
     """
-    workers = workers or min(8, available_cores())
     results: list[Result] = []
     waiting: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(workers)

@@ -1,0 +1,83 @@
+"""What a conversion found and wrote, in a few lines for the user."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nnunetv2_xattnres.dataset_conversion.splits import Split
+
+
+@dataclass
+class Checked:
+    """What reading one case showed: its size, the number of voxels of each label; what is wrong or odd with it."""
+
+    problems: list[str] = field(default_factory=list)
+    size: tuple[int, ...] = ()
+    counts: dict[int, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a conversion wrote."""
+
+    folder: Path
+    split: Split
+    sizes: Counter[tuple[int, ...]]
+    counts: Counter[int]
+    lines: list[str]
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+
+def summarise(
+    target: Path, split: Split, checked: Mapping[str, Checked], labels: Mapping[str, int], expected: int, plan: str
+) -> Summary:
+    """Sum up the cases that were used.
+
+    Args:
+        target: The folder of the data set.
+        split: The roles of the cases.
+        checked: What reading each case showed, by name.
+        labels: Name to value, as in ``dataset.json``.
+        expected: Cases of the complete data set.
+        plan: The configuration that the next command plans.
+    """
+    used = {name: checked[name] for name in sorted({*split.training, *split.test})}
+    sizes = Counter(case.size for case in used.values())
+    counts: Counter[int] = Counter()
+    for case in used.values():
+        counts.update(case.counts)
+    lines = [f"{target}", f"  cases   {len(split.training)} in imagesTr, {len(split.test)} in imagesTs"]
+    for number, fold in enumerate(split.folds):
+        lines.append(f"  fold {number}  {len(fold['train'])} train, {len(fold['val'])} validate")
+    lines.append(f"  sizes   {describe_sizes(sizes)}")
+    unit = "pixels" if plan == "2d" else "voxels"
+    for label, value in labels.items():
+        present = sum(case.counts.get(value, 0) > 0 for case in used.values())
+        share = counts[value] / max(1, counts.total())
+        lines.append(f"  label   {value} {label}: {share:.2%} of the {unit}, in {present} of {len(used)} cases")
+    notes = [*split.notes, *(note for case in used.values() for note in case.notes)]
+    if len(checked) != expected:
+        notes.append(f"{len(checked)} cases were found; the complete data set has {expected}")
+    lines += [f"  note    {note}" for note in notes]
+    number = int(target.name[7:10])
+    lines += [
+        "next:",
+        f"  nnunetv2_xattnres inspect {number}",
+        f"  nnUNetv2_plan_and_preprocess -d {number} -c {plan} --verify_dataset_integrity",
+    ]
+    return Summary(target, split, sizes, counts, lines)
+
+
+def describe_sizes(sizes: Counter[tuple[int, ...]]) -> str:
+    """The only size, or the number of sizes with the smallest and the largest."""
+
+    def shown(size: tuple[int, ...]) -> str:
+        return "x".join(map(str, size))
+
+    if len(sizes) == 1:
+        return shown(next(iter(sizes)))
+    return f"{len(sizes)} different, {shown(min(sizes))} to {shown(max(sizes))}"
