@@ -114,6 +114,8 @@ class Dataset(ABC):
                 nothing has been written.
         """
         number = self.dataset_id if dataset_id is None else dataset_id
+        if workers is not None and workers < 1:
+            raise InputError(f"--workers {workers}: at least 1")
         workers = workers or min(self.max_workers, available_cores())
         if not 1 <= number <= 999:
             raise InputError(f"--dataset-id {number}: nnU-Net's numbers are 1 to 999")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import tifffile
 from PIL import Image
@@ -41,3 +42,57 @@ def clinicdb(root: Path, frames: range | list[int] = range(1, 21), ending: str =
 def snapshot(folder: Path) -> dict[str, bytes]:
     """Every file below ``folder``, by its relative name."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def colondb_original(root: Path, frames: range | list[int] = range(30, 50)) -> Path:
+    """One folder, as first released: N.tiff, some N.tif, the masks pN.tiff, a contour and the README."""
+    for number in frames:
+        save(root / f"{number}.{'tif' if number % 3 else 'TIFF'}", picture(number))
+        save(root / f"p{number}.tiff", mask(number))
+    save(root / f"cp{frames[0]}.tiff", mask(1))
+    (root / "README.txt").write_text("frames and sequences")
+    return root
+
+
+def colondb_png(root: Path, frames: range | list[int] = range(30, 50)) -> Path:
+    """``images`` and ``masks``, mixed-case endings."""
+    for number in frames:
+        save(root / "images" / f"{number}.{'png' if number % 3 else 'PNG'}", picture(number))
+        save(root / "masks" / f"{number}.png", mask(number))
+    return root
+
+
+def isic2017(root: Path, counts: tuple[int, int, int] = (10, 3, 4)) -> Path:
+    """Three pairs of folders, JPEG images of many sizes, masks named in both ways, superpixel and metadata files."""
+    number = 0
+    for part, count in zip(("Training", "Validation", "Test_v2"), counts, strict=True):
+        images, masks = root / f"ISIC-2017_{part}_Data", root / f"ISIC-2017_{part}_Part1_GroundTruth"
+        for _ in range(count):
+            number += 1
+            name, size = f"ISIC_{number:07d}", (20 + number, 30 + 2 * number)
+            save(images / f"{name}.{'JPG' if number % 4 == 0 else 'jpg'}", picture(number, size))
+            save(images / f"{name}_superpixels.png", picture(number, size))
+            save(masks / f"{name}_{'S' if number % 2 else 's'}egmentation.png", mask(number, size))
+        (images / f"ISIC-2017_{part}_Data_metadata.csv").write_text("image_id,age_approximate,sex\n")
+    return root
+
+
+BTCV = (*range(1, 11), *range(21, 41))
+AFFINE = np.array(
+    [[-0.7578125, 0.01, 0, 178.25], [0.02, 0.7578125, 0.003, -171.7], [0, 0.1, 3, -1040.123], [0, 0, 0, 1]]
+)
+
+
+def synapse(root: Path, numbers: tuple[int, ...] = BTCV, ending: str = "nii.gz") -> Path:
+    """BTCV's ``RawData/Training``: oblique affines, Hounsfield units, all 13 codes in every label."""
+    for number in numbers:
+        random = np.random.default_rng(number)
+        hounsfield = random.integers(-1024, 1500, (7, 6, 5), dtype=np.int16)
+        codes = np.arange(7 * 6 * 5, dtype=np.uint8).reshape(7, 6, 5) % 14
+        for kind, voxels in (("img", hounsfield), ("label", codes)):
+            path = root / "RawData" / "Training" / kind / f"{kind}{number:04d}.{ending}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            volume = nib.Nifti1Image(voxels, AFFINE)
+            volume.header["descrip"] = f"scan {number}"
+            nib.save(volume, path)
+    return root

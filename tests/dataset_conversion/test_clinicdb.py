@@ -64,9 +64,10 @@ def test_built_in_sequences_cover_all_frames():
 
 def test_grey_seams_between_black_and_white_are_accepted(tmp_path):
     source = clinicdb(tmp_path / "source")
-    noisy = mask(1)
-    noisy[4, 3:8] = (100, 127, 128, 160, 255)  # 4 of 768 pixels
+    noisy = mask(1, (96, 128))
+    noisy[4, 3:8] = (100, 127, 128, 160, 255)  # 4 of 12288 pixels are grey
     save(source / "Ground Truth" / "1.png", noisy)
+    save(source / "Original" / "1.png", picture(1, (96, 128)))
     folder = convert_clinicdb(source, raw=tmp_path / "raw").folder
     (label,) = folder.glob("labels*/clinicdb_001.png")
     assert np.asarray(Image.open(label))[4, 3:8].tolist() == [0, 0, 1, 1, 1]
@@ -87,6 +88,9 @@ def test_every_problem_is_listed_and_nothing_is_written(tmp_path):
     third = mask(10)
     third[15:20] = 127
     save(masks / "10.png", third)
+    red = np.repeat(mask(11)[..., None], 3, axis=2)
+    red[0, :10] = (255, 0, 0)
+    save(masks / "11.png", red)
     (tmp_path / "raw" / "Dataset501_CVCClinicDB").mkdir(parents=True)
     before = snapshot(tmp_path)
     with pytest.raises(InputError) as caught:
@@ -103,7 +107,8 @@ def test_every_problem_is_listed_and_nothing_is_written(tmp_path):
         (originals / "7.png", "a second file for the same case, beside 07.png"),
         (originals / "8.png", "is an RGBA image"),
         (originals / "9.png", "has 16 bits a channel"),
-        (masks / "10.png", "is neither black nor white in 21% of its pixels: a third colour"),
+        (masks / "11.png", "is neither black nor white in 1.3% of its pixels: a third colour"),
+        (masks / "10.png", "is neither black nor white in 20.8% of its pixels: a third colour"),
     ):
         assert f"{path}: {reason}" in text, text
     assert snapshot(tmp_path) == before

@@ -1,0 +1,237 @@
+"""What holds for every data set: whole or nothing, the same bytes, splits without overlap, the command line."""
+
+import errno
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+
+import dataset_phantoms as phantoms
+import numpy as np
+import pytest
+from dataset_phantoms import save, snapshot
+from PIL import Image
+
+from nnunetv2_xattnres.cli import main
+from nnunetv2_xattnres.dataset_conversion import pictures, synapse
+from nnunetv2_xattnres.dataset_conversion.clinicdb import ClinicDB
+from nnunetv2_xattnres.dataset_conversion.colondb import ColonDB
+from nnunetv2_xattnres.dataset_conversion.isic2017 import ISIC2017
+from nnunetv2_xattnres.dataset_conversion.synapse import Synapse
+from nnunetv2_xattnres.errors import InputError
+
+SETS = {
+    "clinicdb": (ClinicDB, phantoms.clinicdb, 20),
+    "colondb": (ColonDB, phantoms.colondb_png, 20),
+    "colondb_original": (ColonDB, phantoms.colondb_original, 20),
+    "isic2017": (ISIC2017, phantoms.isic2017, 17),
+    "synapse": (Synapse, phantoms.synapse, 30),
+}
+each_set = pytest.mark.parametrize(("dataset", "build", "cases"), SETS.values(), ids=SETS)
+
+
+def load(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@each_set
+def test_layout_is_nnunets(tmp_path, dataset, build, cases):
+    folder = dataset().convert(build(tmp_path / "source"), raw=tmp_path / "raw").folder
+    description = load(folder / "dataset.json")
+    ending = description["file_ending"]
+    labels = {part: {path.name for path in (folder / f"labels{part}").iterdir()} for part in ("Tr", "Ts")}
+    for part, names in labels.items():
+        assert {path.name for path in (folder / f"images{part}").iterdir()} == {
+            name.replace(ending, f"_0000{ending}") for name in names
+        }
+    assert description["numTraining"] == len(labels["Tr"])
+    assert len(labels["Tr"]) + len(labels["Ts"]) == cases
+    assert sorted(description["labels"].values()) == list(range(len(description["labels"])))
+    assert description["licence"] == dataset.licence
+    assert description["citation"] == dataset.citation
+    assert set(load(folder / "cases.json")) == {
+        name.removesuffix(ending) for names in labels.values() for name in names
+    }
+
+
+@each_set
+def test_folds_and_test_set_do_not_overlap(tmp_path, dataset, build, cases):
+    split = dataset().convert(build(tmp_path / "source"), raw=tmp_path / "raw").split
+    assert not set(split.training) & set(split.test)
+    for fold in split.folds:
+        assert not set(fold["train"]) & set(fold["val"])
+        assert sorted(fold["train"] + fold["val"]) == split.training
+
+
+@each_set
+def test_the_same_bytes_again(tmp_path, dataset, build, cases):
+    source = build(tmp_path / "source")
+    first = snapshot(dataset().convert(source, raw=tmp_path / "first", workers=3).folder)
+    time.sleep(1.1)  # gzip stores whole seconds
+    assert snapshot(dataset().convert(source, raw=tmp_path / "second", workers=1).folder) == first
+
+
+@pytest.mark.parametrize("dataset", [ClinicDB, ColonDB, Synapse])
+def test_another_seed_another_split(tmp_path, dataset):
+    build = {ClinicDB: phantoms.clinicdb, ColonDB: phantoms.colondb_png, Synapse: phantoms.synapse}[dataset]
+    source = build(tmp_path / "source")
+    folds = [dataset(seed=seed).convert(source, raw=tmp_path / str(seed)).split.folds for seed in (0, 1)]
+    assert folds[0] != folds[1]
+
+
+def test_nothing_is_overwritten_unless_asked(tmp_path):
+    source = phantoms.clinicdb(tmp_path / "source")
+    folder = ClinicDB().convert(source, raw=tmp_path / "raw").folder
+    (folder / "mine.txt").write_text("mine")
+    before = snapshot(tmp_path)
+    with pytest.raises(InputError, match="exists already; --overwrite"):
+        ClinicDB(seed=1).convert(source, raw=tmp_path / "raw")
+    assert snapshot(tmp_path) == before
+    ClinicDB(seed=1).convert(source, raw=tmp_path / "raw", overwrite=True)
+    assert snapshot(folder) == snapshot(ClinicDB(seed=1).convert(source, raw=tmp_path / "other").folder)
+    assert [path.name for path in (tmp_path / "raw").iterdir()] == [folder.name]
+
+
+@each_set
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=str)
+def test_full_disk_or_interrupt_half_way_leaves_what_was_there(tmp_path, monkeypatch, dataset, build, cases, error):
+    source = build(tmp_path / "source")
+    dataset().convert(source, raw=tmp_path / "raw")
+    before = snapshot(tmp_path)
+    calls = []
+
+    def fails_late(*args):
+        calls.append(args)
+        if len(calls) > 9:
+            raise error
+        return real(*args)
+
+    place, name = (synapse.shutil, "copyfile") if dataset is Synapse else (pictures, "write_png")
+    real = getattr(place, name)
+    monkeypatch.setattr(place, name, fails_late)
+    expected = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else InputError
+    for overwrite, number in ((True, None), (False, 77)):
+        with pytest.raises(expected) as caught:
+            dataset().convert(source, raw=tmp_path / "raw", overwrite=overwrite, dataset_id=number)
+        assert snapshot(tmp_path) == before
+        assert len(list((tmp_path / "raw").iterdir())) == 1
+        if expected is InputError:
+            assert "No space left on device" in str(caught.value)
+            assert "larger disk" in str(caught.value)
+
+
+def test_a_write_that_the_system_refuses(tmp_path):
+    """A real error of the operating system, half-way through a real file."""
+    source = phantoms.clinicdb(tmp_path / "source")
+    code = (
+        "import resource, sys; from nnunetv2_xattnres.cli import main; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "convert", "clinicdb", str(source)],
+        env={**os.environ, "nnUNet_raw": str(tmp_path / "raw")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "nothing was kept" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list((tmp_path / "raw").iterdir()) == []
+
+
+def test_control_c_leaves_nothing_behind(tmp_path):
+    source = tmp_path / "source"
+    for number in range(1, 25):
+        save(source / "Original" / f"{number}.png", phantoms.picture(number, (300, 400)))
+        save(source / "Ground Truth" / f"{number}.png", phantoms.mask(number, (300, 400)))
+    raw = tmp_path / "raw"
+    # a shell starts background jobs with SIGINT ignored, and so may whatever runs the tests
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from nnunetv2_xattnres.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "convert", "clinicdb", str(source), "--workers", "1"],
+        env={**os.environ, "nnUNet_raw": str(raw)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not list(raw.glob(".*/imagesTr/*")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "interrupted" in errors
+    assert list(raw.iterdir()) == []
+
+
+@pytest.mark.parametrize("dataset", [ClinicDB, ColonDB, ISIC2017])
+def test_size(tmp_path, dataset):
+    build = next(build for kind, build, _ in SETS.values() if kind is dataset)
+    folder = dataset(size=(16, 40)).convert(build(tmp_path / "source"), raw=tmp_path / "raw").folder
+    for path in folder.glob("*/*.png"):
+        pixels = np.asarray(Image.open(path))
+        assert pixels.shape[:2] == (16, 40)
+        if path.parent.name.startswith("labels"):
+            assert set(np.unique(pixels)) == {0, 1}
+
+
+def test_resizing_keeps_image_and_mask_aligned(tmp_path):
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[12:28, 18:42] = 255
+    for number in (1, 2, 3):
+        save(tmp_path / "source" / "Original" / f"{number}.png", pixels)
+        save(tmp_path / "source" / "Ground Truth" / f"{number}.png", pixels)
+    folder = ClinicDB(size=(20, 30)).convert(tmp_path / "source", raw=tmp_path / "raw").folder
+    for path in (folder / "imagesTr").iterdir():
+        label = np.asarray(Image.open(folder / "labelsTr" / path.name.replace("_0000", "")))
+        assert np.array_equal(np.asarray(Image.open(path))[..., 0] > 127, label == 1)
+        assert label.sum() == 8 * 12
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")  # the modules are imported above
+@each_set
+def test_command_line(tmp_path, monkeypatch, capsys, dataset, build, cases):
+    source = build(tmp_path / "source")
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    assert main(["convert", dataset.key, str(source), "--dataset-id", "42"]) == 0
+    output = capsys.readouterr().out
+    name = f"Dataset042_{dataset.folder}"
+    assert name in output
+    assert f"nnUNetv2_plan_and_preprocess -d 42 -c {dataset.configuration} --verify_dataset_integrity" in output
+    assert (tmp_path / "raw" / name / "dataset.json").is_file()
+
+    monkeypatch.setattr(sys, "argv", ["", str(source), "--dataset-id", "43"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(f"nnunetv2_xattnres.dataset_conversion.{dataset.key}", run_name="__main__")
+    assert ended.value.code == 0
+    assert snapshot(tmp_path / "raw" / name) == snapshot(tmp_path / "raw" / name.replace("042", "043"))
+
+
+def test_without_nnunet_raw(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("nnUNet_raw", raising=False)
+    assert main(["convert", "clinicdb", str(phantoms.clinicdb(tmp_path))]) == 2
+    assert "export nnUNet_raw=" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--dataset-id", "1000"], "1 to 999"),
+        (["--dataset-id", "9"], "the number 009 belongs to another data set"),
+        (["--size", "0", "10"], "at least 1 pixel"),
+        (["--split", "file"], "needs --train"),
+        (["--train", "x.txt"], "go with --split file"),
+        (["--workers", "0"], "at least 1"),
+    ],
+)
+def test_options_that_cannot_be(tmp_path, monkeypatch, capsys, options, message):
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+    (tmp_path / "results" / "Dataset009_Other").mkdir(parents=True)
+    assert main(["convert", "clinicdb", str(phantoms.clinicdb(tmp_path / "source")), *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "raw").exists()
