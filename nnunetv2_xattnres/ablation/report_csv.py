@@ -1,0 +1,69 @@
+"""The numbers of a report as CSV: scores of every case, means of every configuration, differences to the baselines."""
+
+import csv
+import io
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from nnunetv2_xattnres.ablation.report_data import Results
+from nnunetv2_xattnres.ablation.statistics import paired_difference, spread
+from nnunetv2_xattnres.evaluation.scores import METRICS
+
+# study: the variant that the others are compared with
+BASES = {"skip": "baseline", "backbone": "baseline", "position": "noskip", "init": "both"}
+
+
+def case_table(results: Results) -> str:
+    """One row for every configuration, seed, case and class."""
+    rows = []
+    for item in results.configurations:
+        for place, seed in enumerate(item.seeds):
+            for index, case in enumerate(results.cases):
+                for column, label in enumerate(results.labels):
+                    values = [item.scores[metric][place, index, column] for metric in METRICS]
+                    rows.append([item.name, item.network, item.variant, seed, case, label, *values])
+    return _text(["configuration", "network", "variant", "seed", "case", "class", *METRICS], rows)
+
+
+def configuration_table(results: Results) -> str:
+    """Mean and standard deviation over seeds of every configuration, for each class and for all ("mean")."""
+    rows = []
+    for item in results.configurations:
+        for column, label in [
+            (slice(None), "mean"),
+            *((slice(i, i + 1), name) for i, name in enumerate(results.labels)),
+        ]:
+            found = [spread(item.scores[metric][:, :, column]) for metric in METRICS] if item.seeds else []
+            values = [number for value in found for number in (value.mean, value.sd)] or [math.nan] * 6
+            rows.append([item.name, item.network, item.variant, label, len(item.seeds), *values])
+    columns = [f"{metric}_{kind}" for metric in METRICS for kind in ("mean", "sd")]
+    return _text(["configuration", "network", "variant", "class", "seeds", *columns], rows)
+
+
+def difference_table(results: Results) -> str:
+    """Every configuration against the baseline of each of its studies, for every metric."""
+    rows = []
+    for item in results.configurations:
+        for variant in dict.fromkeys(BASES[study] for study in item.studies if study in BASES):
+            base = results.find(item.network, variant)
+            if base is None or not item.seeds or variant == item.variant:
+                continue
+            for metric in METRICS:
+                found = paired_difference(base.scores[metric], item.scores[metric], metric != "hd95")
+                rows.append([item.name, base.name, metric, *found])
+    header = ["configuration", "baseline", "metric", "difference", "low", "high", "cases", "seed_spread", "reading"]
+    return _text(header, rows)
+
+
+def _text(header: list[str], rows: Iterable[list[Any]]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    for row in rows:
+        writer.writerow([None if isinstance(value, float) and math.isnan(value) else _plain(value) for value in row])
+    return buffer.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    return float(value) if isinstance(value, float) else value

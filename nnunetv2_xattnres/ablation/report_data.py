@@ -1,0 +1,165 @@
+"""The folder of a study, read for its report: scores as arrays, what was run, what is missing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnunetv2_xattnres.ablation.observe import Observation, observe
+from nnunetv2_xattnres.ablation.study import COMPLETE, Study
+from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.evaluation.files import read_scores
+from nnunetv2_xattnres.evaluation.scores import METRICS
+
+NETWORK_NAMES = {"unet": "U-Net", "resenc": "ResEnc U-Net", "emcad": "EMCAD", "paper-unet": "paper's U-Net"}
+VARIANT_NAMES = {
+    "baseline": "baseline",
+    "noskip": "no skip",
+    "replace": "replace",
+    "both": "both",
+    "encoder": "encoder only",
+    "decoder": "decoder only",
+    "init_random": "both, random init",
+    "init_kaiming": "both, Kaiming init",
+    "init_xavier": "both, Xavier init",
+}
+
+
+def variant_name(variant: str) -> str:
+    """A variant in words: ``no skip`` for ``noskip``."""
+    return VARIANT_NAMES.get(variant, variant)
+
+
+@dataclass
+class Configuration:
+    """One configuration with the scores of its complete cells.
+
+    Attributes:
+        name: In the plans file, such as ``2d_replace``.
+        variant: Its routing, a key of :data:`VARIANT_NAMES`.
+        network: A key of :data:`NETWORK_NAMES`.
+        studies: The studies that compare it.
+        seeds: Seeds in ``scores``.
+        scores: Metric to array (seeds, cases, labels), NaN where not defined; folds of a test case are averaged.
+        missing_seeds: Seeds left out, because one of their folds is not complete.
+        partial: No seed has all folds: ``scores`` holds what there is.
+    """
+
+    name: str
+    variant: str
+    network: str
+    studies: tuple[str, ...]
+    seeds: list[int] = field(default_factory=list)
+    scores: dict[str, np.ndarray] = field(default_factory=dict)
+    missing_seeds: list[int] = field(default_factory=list)
+    partial: bool = False
+
+    @property
+    def title(self) -> str:
+        """Such as ``U-Net (no skip)``."""
+        return f"{NETWORK_NAMES.get(self.network, self.network)} ({variant_name(self.variant)})"
+
+
+@dataclass
+class Results:
+    """Everything that a report is made of."""
+
+    study: Study
+    observations: list[Observation]
+    configurations: list[Configuration]
+    cases: list[str]
+    labels: dict[str, Any]
+    convention: str
+    unit: str
+    notes: list[str]
+
+    @property
+    def complete(self) -> list[Observation]:
+        """The cells that have scores."""
+        return [item for item in self.observations if item.state == COMPLETE]
+
+    def find(self, network: str, variant: str) -> Configuration | None:
+        """The configuration of a network and a variant that has scores, or None."""
+        for item in self.configurations:
+            if (item.network, item.variant) == (network, variant) and item.seeds:
+                return item
+        return None
+
+    @property
+    def networks(self) -> list[str]:
+        """The networks of the study, in its order."""
+        return list(dict.fromkeys(item.network for item in self.configurations))
+
+
+def load_results(folder: Path) -> Results:
+    """Read a study's folder; raises :class:`InputError` where it is none, or its scores do not go together."""
+    study = Study.load(folder)
+    if study is None:
+        raise InputError(f"{folder} holds no study.json: name the folder that `nnunetv2_xattnres ablate` wrote.")
+    observations = observe(study)
+    found: dict[str, dict[str, Any]] = {}
+    for item in observations:
+        if item.state == COMPLETE:
+            found[item.cell.name] = read_scores(study.scores_file(item.cell))
+    for key in ("convention", "unit", "labels"):
+        values = {str(scores[key]) for scores in found.values()}
+        if len(values) > 1:
+            raise InputError(
+                f"The scores in {folder} do not go together: they differ in their {key}. Score all cells the same way.",
+                sorted(values),
+            )
+    first = next(iter(found.values()), {"convention": "nnunet", "unit": "mm", "labels": {}})
+    cases = sorted({row["case"] for scores in found.values() for row in scores["cases"]})
+    labels = list(first["labels"])
+    configurations = []
+    for name in dict.fromkeys(item.cell.configuration for item in observations):
+        cells = [item for item in observations if item.cell.configuration == name]
+        configurations.append(_configuration(cells, found, cases, labels))
+    notes = sorted({note for scores in found.values() for note in scores["notes"] if note.startswith("class ")})
+    return Results(
+        study, observations, configurations, cases, first["labels"], first["convention"], first["unit"], notes
+    )
+
+
+def _configuration(
+    cells: Sequence[Observation], found: dict[str, dict[str, Any]], cases: list[str], labels: list[str]
+) -> Configuration:
+    first = cells[0].cell
+    by_seed: dict[int, list[Observation]] = {}
+    for item in cells:
+        by_seed.setdefault(item.cell.seed, []).append(item)
+    whole = [seed for seed, items in by_seed.items() if all(item.cell.name in found for item in items)]
+    some = [seed for seed, items in by_seed.items() if any(item.cell.name in found for item in items)]
+    seeds = whole or some
+    arrays = {metric: np.full((len(seeds), len(cases), len(labels)), np.nan) for metric in METRICS}
+    for index, seed in enumerate(seeds):
+        tables = [found[item.cell.name] for item in by_seed[seed] if item.cell.name in found]
+        for metric in METRICS:
+            arrays[metric][index] = _average([_table(scores, metric, cases, labels) for scores in tables])
+    return Configuration(
+        first.configuration,
+        first.variant,
+        first.network,
+        first.study,
+        seeds,
+        arrays,
+        [seed for seed in by_seed if seed not in seeds],
+        bool(seeds) and not whole,
+    )
+
+
+def _table(scores: dict[str, Any], metric: str, cases: list[str], labels: list[str]) -> np.ndarray:
+    row_of, column_of = ({name: index for index, name in enumerate(names)} for names in (cases, labels))
+    values = np.full((len(cases), len(labels)), np.nan)
+    for row in scores["cases"]:
+        values[row_of[row["case"]], column_of[row["label"]]] = row[metric]
+    return values
+
+
+def _average(tables: list[np.ndarray]) -> np.ndarray:
+    """Mean over folds of each case: a test case has one score a fold, a validation case one in all."""
+    stacked = np.stack(tables)
+    counts = (~np.isnan(stacked)).sum(axis=0)
+    return np.where(counts > 0, np.nansum(stacked, axis=0) / np.maximum(counts, 1), np.nan)

@@ -1,0 +1,98 @@
+"""The drawn figures of a report: bars (Figure 1) and the curves of the trainings."""
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+from nnunetv2_xattnres.ablation.observe import Observation
+from nnunetv2_xattnres.ablation.report_data import NETWORK_NAMES, Results, variant_name
+from nnunetv2_xattnres.ablation.report_paper import paper_dataset, paper_score
+from nnunetv2_xattnres.ablation.statistics import seed_means
+from nnunetv2_xattnres.visualization.charts import Bar, Curve, bar_chart, curve_chart
+
+
+class Figure(NamedTuple):
+    """A drawing for the page: inline SVG, with the words below it."""
+
+    name: str
+    svg: str
+    caption: str
+
+
+def bar_figures(results: Results) -> list[Figure]:
+    """One chart a network, its bars in the order of the study."""
+    dataset = paper_dataset(results.study.dataset)
+    figures = []
+    for network in results.networks:
+        chosen = [item for item in results.configurations if item.network == network and item.seeds]
+        bars = []
+        for item in chosen:
+            values = [100 * value for value in seed_means(item.scores["dice"]) if not np.isnan(value)]
+            paper = paper_score(dataset, network, item.variant)
+            if values:
+                label = _bar_label(item.variant)
+                bars.append(Bar(label, item.variant, values, paper.dice if paper else None))
+        if not bars:
+            continue
+        base = next((sum(bar.values) / len(bar.values) for bar in bars if bar.variant == "baseline"), None)
+        name = f"bars-{network}"
+        figures.append(Figure(name, *bar_chart(NETWORK_NAMES.get(network, network), bars, base, name)))
+    return figures
+
+
+def _bar_label(variant: str) -> str:
+    return variant_name(variant).replace(" only", "").removeprefix("both, ").replace(" init", "\ninit")
+
+
+def curve_figures(results: Results) -> list[Figure]:
+    """One chart a network with every run that has left a log of nnU-Net's."""
+    figures = []
+    for network in results.networks:
+        curves = []
+        for item in results.observations:
+            if item.cell.network == network:
+                curve = read_curve(results, item)
+                if curve is not None:
+                    curves.append(curve)
+        if curves:
+            name = f"curves-{network}"
+            words = (
+                f"{len(curves)} runs, one line each. Pseudo Dice: nnU-Net's own, on patches of the validation cases."
+            )
+            title = NETWORK_NAMES.get(network, network)
+            figures.append(Figure(name, curve_chart(title, curves, name), words))
+    return figures
+
+
+def read_curve(results: Results, item: Observation) -> Curve | None:
+    """Loss and pseudo Dice of a cell's training from nnU-Net's logs, or None.
+
+    A resumed training has several logs; where they overlap, the later one counts.
+    """
+    epochs: dict[int, dict[str, float]] = {}
+    logs = results.study.fold_folder(item.cell).glob("training_log_*.txt")
+    for log in sorted(logs, key=lambda path: path.stat().st_mtime):
+        epoch = None
+        for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+            if found := re.search(r": +Epoch (\d+) *$", line):
+                epoch = epochs.setdefault(int(found[1]), {})
+            elif epoch is not None and (found := re.search(r": +train_loss +(\S+)", line)):
+                epoch["loss"] = _number(found[1])
+            elif epoch is not None and (found := re.search(r": +Pseudo dice +\[(.*)\]", line)):
+                values = [_number(value) for value in re.findall(r"(?:\(|^|, )(nan|-?[\d.]+(?:e-?\d+)?)", found[1])]
+                values = [value for value in values if not np.isnan(value)]
+                epoch["dice"] = 100 * sum(values) / len(values) if values else float("nan")
+    whole = sorted(number for number, values in epochs.items() if {"loss", "dice"} <= values.keys())
+    if not whole:
+        return None
+    label = variant_name(item.cell.variant)
+    loss, dice = ([epochs[number][key] for number in whole] for key in ("loss", "dice"))
+    return Curve(label, item.cell.variant, whole, loss, dice)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")

@@ -1,0 +1,128 @@
+"""Qualitative panels as in the paper's Figure 3: image, reference, and what each configuration predicts."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nnunetv2_xattnres.ablation.report_data import NETWORK_NAMES, Configuration, Results, variant_name
+from nnunetv2_xattnres.ablation.statistics import nanmean
+from nnunetv2_xattnres.evaluation.scores import find_reader
+from nnunetv2_xattnres.visualization.overlay import overlay, resize, to_rgb
+
+CASES = 4
+WIDTH = 240  # pixels
+RULE = (
+    "The cases are those at the 5th, 35th, 65th and 95th percentile of the mean Dice over all configurations, so that "
+    "they are neither the best nor the worst ones by choice. Colour: the prediction of the first seed; white line: the "
+    "reference. Under each picture the Dice of that prediction in that case, whole volume."
+)
+
+
+class Tile(NamedTuple):
+    """One picture: what it shows, its words, and RGB (H, W, 3)."""
+
+    title: str
+    caption: str
+    image: np.ndarray
+
+
+class Panel(NamedTuple):
+    """One case, from the image to every configuration's prediction."""
+
+    case: str
+    tiles: list[Tile]
+
+
+def make_panels(results: Results) -> tuple[list[Panel], list[str]]:
+    """The panels, and a line for each that could not be made."""
+    panels, problems = [], []
+    for case in choose_cases(results):
+        try:
+            panels.append(make_panel(results, case))
+        except (OSError, ValueError, RuntimeError, IndexError) as error:
+            problems.append(f"{case}: {error}")
+    return panels, problems
+
+
+def choose_cases(results: Results, count: int = CASES) -> list[str]:
+    """Case names at even percentiles of the mean Dice over configurations, from low to high."""
+    scored = [item.scores["dice"] for item in results.configurations if item.seeds]
+    if not scored:
+        return []
+    dice = nanmean(nanmean(np.concatenate(scored), 0), 1)
+    order = [index for index in np.argsort(dice, kind="stable") if not np.isnan(dice[index])]
+    if not order:
+        return []
+    picks = np.linspace(0.05, 0.95, count) if len(order) > count else np.linspace(0, 1, len(order))
+    return [results.cases[order[index]] for index in dict.fromkeys(np.rint(picks * (len(order) - 1)).astype(int))]
+
+
+def make_panel(results: Results, case: str) -> Panel:
+    """Read a case's image, reference and predictions; volumes are shown in the slice with most of the reference."""
+    dataset = json.loads(Path(results.study.dataset_json).read_text(encoding="utf-8"))
+    records = [item.record for item in results.complete]
+    reference = next((Path(record["reference"]) for record in records if record.get("reference")), None)
+    if reference is None:
+        raise OSError("cell.json names no folder of references")
+    ending = dataset["file_ending"]
+    path = reference / f"{case}{ending}"
+    if not path.is_file():
+        raise OSError(f"the reference {path} is not there")
+    reader = find_reader(dataset, path)()
+    labels, header = reader.read_seg(str(path))
+    place = int(np.argmax((labels[0] > 0).sum(axis=(1, 2))))
+    spacing = tuple(float(value) for value in header["spacing"][1:])
+    truth = resize(labels[0, place], spacing, WIDTH, labels=True)
+    image = read_image(results, dataset, case, records, reader)
+    if image is None:
+        picture = np.full((*truth.shape, 3), 40, dtype=np.uint8)
+    else:
+        ct = next(iter(dataset.get("channel_names", {"0": ""}).values())).upper() == "CT"
+        picture = resize(to_rgb(image[:, place], ct), spacing, WIDTH)
+    tiles = [Tile("image", "" if image is not None else "image not found", picture)]
+    tiles.append(Tile("reference", "", overlay(picture, filled=truth)))
+    for item in results.configurations:
+        found = find_prediction(results, item, f"{case}{ending}")
+        if found is not None:
+            seed_index, file = found
+            predicted = resize(reader.read_seg(str(file))[0][0, place], spacing, WIDTH, labels=True)
+            dice = float(nanmean(item.scores["dice"][seed_index, results.cases.index(case)], 0))
+            name = variant_name(item.variant)
+            network = NETWORK_NAMES.get(item.network, item.network)
+            title = f"{network}: {name}" if len(results.networks) > 1 else name
+            caption = "–" if np.isnan(dice) else f"{100 * dice:.1f}"
+            tiles.append(Tile(title, caption, overlay(picture, filled=predicted, outlined=truth)))
+    return Panel(case, tiles)
+
+
+def find_prediction(results: Results, item: Configuration, file: str) -> tuple[int, Path] | None:
+    """The prediction of the first seed that has the case: the seed's place in the scores, and the file."""
+    for index, seed in enumerate(item.seeds):
+        for observation in results.complete:
+            if (observation.cell.configuration, observation.cell.seed) == (item.name, seed):
+                path = results.study.cell_folder(observation.cell) / "predictions" / file
+                if path.is_file():
+                    return index, path
+    return None
+
+
+def read_image(
+    results: Results, dataset: dict[str, Any], case: str, records: list[dict[str, Any]], reader: Any
+) -> np.ndarray | None:
+    """The case's image (channels, Z, H, W) from nnU-Net's raw folder, or None where it is not there."""
+    subset = "imagesTs" if any(record.get("predicted") == "imagesTs" for record in records) else "imagesTr"
+    folders = [Path(results.study.dataset_json).parent]
+    if os.environ.get("nnUNet_raw"):  # noqa: SIM112
+        folders.append(Path(os.environ["nnUNet_raw"]) / results.study.dataset)  # noqa: SIM112
+    for folder in folders:
+        listed = dataset.get("dataset", {}).get(case, {}).get("images") if subset == "imagesTr" else None
+        if listed:
+            files = [(folder / name).resolve() for name in listed]
+        else:
+            files = sorted((folder / subset).glob(f"{case}_????{dataset['file_ending']}"))
+        if files and all(file.is_file() for file in files):
+            return reader.read_images([str(file) for file in files])[0]
+    return None

@@ -1,0 +1,226 @@
+"""The tables of a report in the paper's form: main results (Tables 1 and 2), skip (3), position (4), query init (5)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from nnunetv2_xattnres.ablation.report_data import NETWORK_NAMES, Configuration, Results
+from nnunetv2_xattnres.ablation.report_paper import PaperScore, paper_class, paper_dataset, paper_score
+from nnunetv2_xattnres.ablation.statistics import Difference, Spread, paired_difference, spread
+
+MISSING = "–"
+MINUS = "−"  # as wide as a plus, unlike a hyphen
+SCALES = {"dice": 100.0, "iou": 100.0, "hd95": 1.0}
+SKIP_VARIANTS = ("baseline", "noskip", "replace", "both")
+POSITIONS = {"noskip": "None", "encoder": "Encoder only", "decoder": "Decoder only", "replace": "Full (enc. + dec.)"}
+INITS = {"both": "Zero", "init_random": "Random", "init_kaiming": "Kaiming uniform", "init_xavier": "Xavier uniform"}
+
+
+class Row(NamedTuple):
+    """``kind`` is ``ours``, ``paper`` or ``delta``."""
+
+    kind: str
+    cells: list[str]
+
+
+@dataclass
+class Table:
+    """A table with its words; ``text_columns`` are aligned to the left, all others are numbers."""
+
+    name: str
+    title: str
+    header: list[str]
+    rows: list[Row]
+    notes: list[str] = field(default_factory=list)
+    text_columns: tuple[int, ...] = (0,)
+
+
+def all_tables(results: Results) -> list[Table]:
+    """The tables that the study has configurations for, in the paper's order."""
+    tables = [main_table(results), skip_table(results)]
+    tables += [
+        ordered_table(results, "position", "Application position (the paper's Table 4)", "Position", POSITIONS),
+        ordered_table(results, "init", "Pseudo-query initialisation (the paper's Table 5)", "Initialisation", INITS),
+    ]
+    return [table for table in tables if table is not None]
+
+
+def main_table(results: Results) -> Table:
+    """Every configuration with every metric and class; the paper's rows and the difference of ``both`` below."""
+    labels = list(results.labels)
+    classes = labels if len(labels) > 1 else []
+    dataset = paper_dataset(results.study.dataset)
+    header = ["Method", "Dice %", f"HD95 {results.unit}", "IoU %", *[f"{label} Dice %" for label in classes], "seeds"]
+    rows = []
+    for item in sorted(results.configurations, key=lambda item: results.networks.index(item.network)):
+        spreads = [spread(item.scores[metric]) if item.seeds else None for metric in ("dice", "hd95", "iou")]
+        cells = [mean_sd(value, scale) for value, scale in zip(spreads, (100, 1, 100), strict=True)]
+        for index in range(len(classes)):
+            cells.append(mean_sd(spread(item.scores["dice"][:, :, index : index + 1]) if item.seeds else None, 100))
+        rows.append(Row("ours", [item.title, *cells, seed_text(item)]))
+        paper = paper_score(dataset, item.network, item.variant) if item.variant in ("baseline", "both") else None
+        if paper is not None:
+            values = [plain(paper.dice), plain(paper.hd95), plain(paper.iou)]
+            values += [plain(paper_class(paper, label)) for label in classes]
+            rows.append(Row("paper", ["paper", *values, ""]))
+        base = results.find(item.network, "baseline")
+        if item.variant == "both" and base is not None and item.seeds:
+            rows.append(_delta_row(base, item, len(classes)))
+    title = "Main results" + (
+        " (the paper's Table 1)" if dataset == "Synapse" else " (the paper's Table 2)" * bool(dataset)
+    )
+    notes = ["Mean over cases, then over classes; ± is the standard deviation over seeds."]
+    if dataset is not None:
+        notes.append(_paper_note(results, dataset))
+    if any(row.kind == "delta" for row in rows):
+        notes.append("Δ: both minus baseline, paired by case, seeds averaged; whether it means anything is below.")
+    return Table("main", title, header, rows, notes + results.notes)
+
+
+def skip_table(results: Results) -> Table | None:
+    """Four routings of each network, each compared with its own baseline."""
+    chosen = [
+        (item, [NETWORK_NAMES.get(item.network, item.network), *SKIP_MARKS[item.variant]], "baseline")
+        for network in results.networks
+        for variant in SKIP_VARIANTS
+        for item in results.configurations
+        if (item.network, item.variant) == (network, variant) and {"skip", "backbone"} & set(item.studies)
+    ]
+    title = "Skip connections and XAttnRes (the paper's Table 3)"
+    return _comparison(results, "skip", title, ["Model", "Skip", "XAttnRes"], chosen, "the baseline")
+
+
+SKIP_MARKS = {
+    "baseline": ["✓", MISSING],
+    "noskip": [MISSING, MISSING],
+    "replace": [MISSING, "✓"],
+    "both": ["✓", "✓"],
+}
+
+
+def ordered_table(results: Results, study: str, title: str, first: str, names: dict[str, str]) -> Table | None:
+    """One study of a network, each row compared with the first of ``names``."""
+    base = next(iter(names))
+    networks = list(dict.fromkeys(item.network for item in results.configurations if study in item.studies))
+    chosen = []
+    for network in networks:
+        for variant, name in names.items():
+            for item in results.configurations:
+                if (item.network, item.variant) == (network, variant) and study in item.studies:
+                    model = f"{NETWORK_NAMES.get(network, network)}: " if len(networks) > 1 else ""
+                    chosen.append((item, [model + name], base))
+    return _comparison(results, study, title, [first], chosen, names[base])
+
+
+def _comparison(
+    results: Results,
+    name: str,
+    title: str,
+    columns: list[str],
+    chosen: Sequence[tuple[Configuration, list[str], str]],
+    base_name: str,
+) -> Table | None:
+    if not chosen:
+        return None
+    dataset = paper_dataset(results.study.dataset)
+    papers = [_paper_of(name, dataset, item) for item, _, _ in chosen]
+    has_paper, has_distance = any(papers), any(paper and paper.hd95 for paper in papers)
+    header = [*columns, "Dice %", *["paper"] * has_paper, f"HD95 {results.unit}", *["paper"] * has_distance]
+    header += [f"Δ Dice to {base_name.removeprefix('the ')}", "95 % interval", "reading", "seeds"]
+    rows = []
+    for (item, cells, base_variant), paper in zip(chosen, papers, strict=True):
+        scored = bool(item.seeds)
+        row = [*cells, mean_sd(spread(item.scores["dice"]) if scored else None, 100)]
+        row += [plain(paper.dice if paper else None)] * has_paper
+        row.append(mean_sd(spread(item.scores["hd95"]) if scored else None, 1))
+        row += [plain(paper.hd95 if paper else None)] * has_distance
+        row += _difference_cells(results, item, base_variant)
+        rows.append(Row("ours", [*row, seed_text(item)]))
+    notes = [
+        f"Δ in points of Dice, paired by case with {base_name}, averaged over seeds. The interval is a bootstrap "
+        "over cases; it is not corrected for the number of comparisons.",
+        '"Within seed spread": the difference is no larger than the standard deviation of the difference between two '
+        "single runs, so another seed may turn it around.",
+    ]
+    if name == "position" and dataset == "Synapse":
+        notes.append("Full: the paper's Table 4 prints the number of its network with skip connections (76.40).")
+    if name == "init":
+        notes.append("With skip connections (the routing `both`), as the paper's 76.40 for zero shows.")
+    text = (*range(len(columns)), len(header) - 2)
+    return Table(name, title, header, rows, notes, text)
+
+
+def _paper_of(table: str, dataset: str | None, item: Configuration) -> PaperScore | None:
+    if table == "position" and item.variant == "replace":  # Table 4 and Table 3 print different numbers
+        return paper_score(dataset, item.network, "both") if dataset == "Synapse" else None
+    if table in ("position", "init") and dataset != "Synapse":  # the paper has these two for Synapse only
+        return None
+    return paper_score(dataset, item.network, item.variant)
+
+
+def _difference_cells(results: Results, item: Configuration, base_variant: str) -> list[str]:
+    if item.variant == base_variant:
+        return [MISSING, MISSING, ""]
+    base = results.find(item.network, base_variant)
+    if not item.seeds or base is None:
+        return [MISSING, MISSING, "not complete"]
+    found = paired_difference(base.scores["dice"], item.scores["dice"])
+    return [signed(found.value, 100), interval(found, 100), found.reading]
+
+
+def _delta_row(base: Configuration, item: Configuration, classes: int) -> Row:
+    cells = [
+        signed(paired_difference(base.scores[metric], item.scores[metric]).value, SCALES[metric])
+        for metric in ("dice", "hd95", "iou")
+    ]
+    for index in range(classes):
+        pair = [scores["dice"][:, :, index : index + 1] for scores in (base.scores, item.scores)]
+        cells.append(signed(paired_difference(*pair).value, 100))
+    return Row("delta", ["Δ to baseline", *cells, ""])
+
+
+def _paper_note(results: Results, dataset: str) -> str:
+    text = (
+        f'"paper": the number printed for {dataset}; its U-Net has 1.06 M parameters and a recipe and split of its own,'
+    )
+    text += " so compare differences rather than levels."
+    if dataset == "Synapse" and results.convention != "transunet":
+        text += " Its scores follow the convention `transunet`, ours here `nnunet`."
+    return text
+
+
+def mean_sd(value: Spread | None, scale: float) -> str:
+    """``91.23 ± 0.31``, without ± for a single seed."""
+    if value is None or not value.seeds or math.isnan(value.mean):
+        return MISSING
+    text = f"{value.mean * scale:.2f}"
+    return text if math.isnan(value.sd) else f"{text} ± {value.sd * scale:.2f}"
+
+
+def plain(value: float | None) -> str:
+    """Two decimals, or a dash."""
+    return MISSING if value is None else f"{value:.2f}"
+
+
+def signed(value: float, scale: float) -> str:
+    """Two decimals with a sign that is as wide as a digit."""
+    if math.isnan(value):
+        return MISSING
+    return f"{value * scale:+.2f}".replace("-", MINUS)
+
+
+def interval(found: Difference, scale: float) -> str:
+    """``−0.41 to +0.80``."""
+    if math.isnan(found.low):
+        return MISSING
+    return f"{signed(found.low, scale)} to {signed(found.high, scale)}"
+
+
+def seed_text(item: Configuration) -> str:
+    """How many seeds, and whether something is missing."""
+    if not item.seeds:
+        return "0"
+    planned = len(item.seeds) + len(item.missing_seeds)
+    text = str(len(item.seeds)) + (f" of {planned}" if item.missing_seeds else "")
+    return text + (", folds missing" if item.partial else "")

@@ -1,0 +1,133 @@
+"""The words of a report: what it is about, what it found, what is missing, and what was run."""
+
+from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from nnunetv2_xattnres.ablation.report_data import NETWORK_NAMES, Results
+from nnunetv2_xattnres.ablation.report_tables import MISSING, interval, signed
+from nnunetv2_xattnres.ablation.statistics import paired_difference
+from nnunetv2_xattnres.ablation.study import COMPLETE
+from nnunetv2_xattnres.evaluation.tables import CONVENTION_TEXT
+
+CELL_HEADER = ["Cell", "State", "Device", "Dice %", "hours"]
+COMPARED = {"both": "XAttnRes beside skip connections", "replace": "XAttnRes instead of them", "noskip": "neither"}
+
+
+def subtitle(results: Results) -> str:
+    """One line: how much of what."""
+    done, planned = len(results.complete), len(results.observations)
+    seeds = len({item.cell.seed for item in results.observations})
+    folds = list(dict.fromkeys(item.cell.fold for item in results.observations))
+    fold_text = f"fold{'s' * (len(folds) > 1)} {', '.join(map(str, folds))}"
+    cases = f" · {len(results.cases)} cases" if results.cases else ""
+    return f"{done} of {planned} cells complete · {seeds} seed{'s' * (seeds > 1)} · {fold_text}{cases}"
+
+
+def findings(results: Results) -> list[str]:
+    """Each routing against its baseline, with the interval and the reading; and how much a few seeds can say."""
+    lines, seeds = [], []
+    for network in results.networks:
+        base = results.find(network, "baseline")
+        for variant, words in COMPARED.items():
+            item = results.find(network, variant)
+            if base is None or item is None:
+                continue
+            found = paired_difference(base.scores["dice"], item.scores["dice"])
+            seeds.append(min(len(base.seeds), len(item.seeds)))
+            name = NETWORK_NAMES.get(network, network)
+            lines.append(
+                f"{name}, {variant} ({words}): {signed(found.value, 100)} points of Dice "
+                f"against the baseline (95 % interval over {found.cases} cases {interval(found, 100)}): {found.reading}."
+            )
+    if seeds and min(seeds) < 2:
+        lines.append("A single seed proves nothing about a method: train at least three.")
+    elif seeds and min(seeds) < 3:
+        lines.append("Two seeds give only a rough idea of their spread.")
+    if any(item.partial for item in results.configurations):
+        lines.append("Some configurations have scores for a part of their folds only: their means are of other cases.")
+    return lines
+
+
+def missing(results: Results) -> tuple[str, list[str]]:
+    """A summary of the cells without scores, and a line for each; both empty where the study is complete."""
+    left = [item for item in results.observations if item.state != COMPLETE]
+    if not left:
+        return "", []
+    counts = ", ".join(f"{number} {state}" for state, number in Counter(item.state for item in left).items())
+    text = (
+        f"This study is not complete: {len(left)} of {len(results.observations)} cells have no scores yet ({counts})."
+    )
+    return text, [f"{item.cell.name}: {item.state}" + (f" ({item.detail})" if item.detail else "") for item in left]
+
+
+def facts(results: Results) -> tuple[list[tuple[str, str]], list[str]]:
+    """What was run, as pairs of name and value, and what does not go together."""
+    study, records = results.study, [item.record for item in results.complete]
+    cells = [item.cell for item in results.observations]
+    versions = [record.get("versions", {}) for record in records]
+    names = dict.fromkeys(name for version in versions for name in version)
+    found = {name: _distinct(version.get(name) for version in versions) for name in names}
+    hours = [record["hours"] for record in records if record.get("hours") is not None]
+    where = {"imagesTs": "the test images (imagesTs)", "validation": "the validation cases of each fold"}
+    pairs = [
+        ("Data set", study.dataset),
+        ("Scored on", ", ".join(where.get(str(text), str(text)) for text in _distinct(_get(records, "predicted")))),
+        ("Scores", CONVENTION_TEXT[results.convention]),
+        ("Configuration", f"{study.configuration} of {study.base_plans}, variants in {study.plans}"),
+        ("Trainer", ", ".join(_distinct(cell.trainer for cell in cells))),
+        ("Studies", ", ".join(dict.fromkeys(study for cell in cells for study in cell.study))),
+        ("Folds", ", ".join(_distinct(str(cell.fold) for cell in cells))),
+        ("Seeds", ", ".join(_distinct(str(cell.seed) for cell in cells))),
+        ("Versions", ", ".join(f"{name} {' / '.join(values)}" for name, values in found.items())),
+        ("Device", ", ".join(_distinct(_get(records, "device")))),
+        ("Host", ", ".join(_distinct(_get(records, "host")))),
+        ("Time", f"{sum(hours):.2f} hours in all, {sum(hours) / len(hours):.2f} a cell" if hours else ""),
+        ("When", _period(records)),
+    ]
+    warnings = [
+        f"The cells were run with different versions of {name}: {', '.join(values)}."
+        for name, values in found.items()
+        if len(values) > 1
+    ]
+    if len(_distinct(_get(records, "predicted"))) > 1:
+        warnings.append("Some cells are scored on test images and others on validation cases: do not compare them.")
+    return [(name, value) for name, value in pairs if value], warnings
+
+
+def cell_rows(results: Results) -> list[list[str]]:
+    """One row a cell under :data:`CELL_HEADER`."""
+    rows = []
+    for item in results.observations:
+        record = item.record
+        dice = MISSING if item.dice is None else f"{100 * item.dice:.2f}"
+        hours = MISSING if record.get("hours") is None else f"{record['hours']:.2f}"
+        rows.append([item.cell.name, item.state, str(record.get("device") or MISSING), dice, hours])
+    return rows
+
+
+def commands(results: Results) -> list[tuple[str, list[str]]]:
+    """The commands of every cell that has run any."""
+    return [(item.cell.name, item.record["commands"]) for item in results.observations if item.record.get("commands")]
+
+
+def _get(records: list[dict[str, Any]], key: str) -> list[Any]:
+    return [record.get(key) for record in records]
+
+
+def _distinct(values: Iterable[Any]) -> list[str]:
+    return list(dict.fromkeys(str(value) for value in values if value is not None))
+
+
+def _period(records: list[dict[str, Any]]) -> str:
+    times = [
+        datetime.fromisoformat(time)
+        for record in records
+        for time in (record.get("started"), record.get("finished"))
+        if time
+    ]
+    if not times:
+        return ""
+    first, last = (f"{time:%Y-%m-%d %H:%M}" for time in (min(times), max(times)))
+    return f"{first} to {last}"

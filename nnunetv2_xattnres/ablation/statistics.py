@@ -1,0 +1,121 @@
+"""What a few seeds and a set of cases allow to say about the difference between two configurations.
+
+Scores of one configuration are an array (seeds, cases, labels), NaN where a score is not defined. Its summary is the
+mean over cases, then over labels, for each seed, and from these the mean and standard deviation over seeds.
+"""
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+
+RESAMPLES = 10_000
+CONFIDENCE = 0.95
+
+
+class Spread(NamedTuple):
+    """Mean and sample standard deviation over seeds; ``sd`` is NaN for a single seed."""
+
+    mean: float
+    sd: float
+    seeds: int
+
+
+class Difference(NamedTuple):
+    """Variant minus baseline, in the metric's own unit.
+
+    Attributes:
+        value: Mean paired difference: over cases, then labels, seeds averaged first.
+        low: Lower end of the bootstrap interval over cases, NaN with fewer than two cases.
+        high: Its upper end.
+        cases: Cases that both have scored.
+        seed_spread: Standard deviation of the difference between two single runs, NaN with a single seed.
+        reading: The same in words.
+    """
+
+    value: float
+    low: float
+    high: float
+    cases: int
+    seed_spread: float
+    reading: str
+
+
+def seed_means(scores: np.ndarray) -> np.ndarray:
+    """Mean over cases, then over labels, of an array (seeds, cases, labels): one number a seed."""
+    return nanmean(nanmean(scores, 1), 1)
+
+
+def spread(scores: np.ndarray) -> Spread:
+    """Mean and standard deviation over the seeds of an array (seeds, cases, labels)."""
+    values = seed_means(scores)
+    values = values[~np.isnan(values)]
+    if not values.size:
+        return Spread(float("nan"), float("nan"), 0)
+    return Spread(float(values.mean()), float(values.std(ddof=1)) if values.size > 1 else float("nan"), values.size)
+
+
+def paired_difference(baseline: np.ndarray, variant: np.ndarray, higher_is_better: bool = True) -> Difference:
+    """Compare two configurations case by case.
+
+    The interval comes from a bootstrap over cases: it says how far the difference depends on which patients or images
+    were tested. It knows nothing of the training's randomness, which a handful of seeds cannot resample either, so
+    that is said beside it: a difference no larger than the spread of single runs is called "within seed spread".
+
+    Args:
+        baseline: Array (seeds, cases, labels).
+        variant: Array (seeds, cases, labels): same cases and labels, any number of seeds.
+        higher_is_better: False for distances.
+    """
+    differences = nanmean(variant, 0) - nanmean(baseline, 0)
+    used = ~np.isnan(differences).all(axis=1)
+    differences = differences[used]
+    cases = int(used.sum())
+    if not cases:
+        nan = float("nan")
+        return Difference(nan, nan, nan, 0, nan, "no case in common")
+    value = float(nanmean(nanmean(differences, 0), 0))
+    low, high = bootstrap_interval(differences)
+    both = spread(baseline), spread(variant)
+    seed_spread = float(np.hypot(both[0].sd, both[1].sd))
+    return Difference(value, low, high, cases, seed_spread, _read(value, low, high, seed_spread, higher_is_better))
+
+
+def bootstrap_interval(differences: np.ndarray, resamples: int = RESAMPLES) -> tuple[float, float]:
+    """Percentile interval of the mean over cases, then labels, of (cases, labels), cases drawn with replacement.
+
+    The same data give the same interval: the random numbers start from a fixed seed.
+    """
+    cases = len(differences)
+    if cases < 2:
+        return float("nan"), float("nan")
+    rng = np.random.default_rng(0)
+    valid = ~np.isnan(differences)
+    filled = np.where(valid, differences, 0.0)
+    means = []
+    for start in range(0, resamples, 1000):  # in parts: a few thousand cases would need gigabytes at once
+        size = min(1000, resamples - start)
+        counts = rng.multinomial(cases, np.full(cases, 1 / cases), size=size).astype(float)
+        drawn = counts @ valid
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means.append(nanmean(np.where(drawn > 0, (counts @ filled) / drawn, np.nan), 1))
+    tail = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.nanpercentile(np.concatenate(means), [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def _read(value: float, low: float, high: float, seed_spread: float, higher_is_better: bool) -> str:
+    if np.isnan(seed_spread):
+        return "single run: the seed spread is unknown"
+    if abs(value) <= seed_spread:
+        return "within seed spread"
+    if np.isnan(low) or low <= 0 <= high:
+        return "beyond seed spread, but the interval includes 0"
+    return "better" if (value > 0) == higher_is_better else "worse"
+
+
+def nanmean(values: np.ndarray, axis: int) -> np.ndarray:
+    """``np.nanmean`` without its warning about a class that never occurs, whose mean is NaN as it should be."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return np.nanmean(values, axis=axis)

@@ -1,0 +1,104 @@
+"""Bar charts of scores (Figure 1) and curves of trainings."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import matplotlib
+
+from nnunetv2_xattnres.visualization.svg import COLOURS, STYLE, figure_to_svg
+
+WIDTH = 4.3  # inches: legible on a phone without scrolling, two or three in a row on a desk
+
+
+class Bar(NamedTuple):
+    """One bar: ``values`` are the single runs in per cent, ``paper`` the paper's number where there is one."""
+
+    label: str
+    variant: str
+    values: Sequence[float]
+    paper: float | None = None
+
+
+class Curve(NamedTuple):
+    """One training: ``loss`` and ``dice`` (per cent) of each epoch; curves of one label share a legend entry."""
+
+    label: str
+    variant: str
+    epochs: Sequence[int]
+    loss: Sequence[float]
+    dice: Sequence[float]
+
+
+def colour(variant: str) -> str:
+    """The colour of a variant on every figure."""
+    return COLOURS.get(variant, "#8a8f98")
+
+
+def bar_chart(title: str, bars: Sequence[Bar], baseline: float | None, name: str) -> tuple[str, str]:
+    """Bars with their single runs as dots, the baseline dashed, as SVG, and the words for below the figure.
+
+    The axis is cut where all bars are close together, and the words say so.
+    """
+    from matplotlib.figure import Figure
+
+    means = [sum(bar.values) / len(bar.values) for bar in bars]
+    drawn = [value for bar in bars for value in [*bar.values, *([bar.paper] if bar.paper is not None else [])]]
+    low, high = min(drawn), max(drawn)
+    margin = max(0.25 * (high - low), 0.4)
+    bottom = 0.0 if low - margin < 50 and high - low > 25 else max(0.0, low - 2 * margin)
+    top = min(high + margin, 100.0) if high < 99.8 else 100.6
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
+        axes = figure.add_subplot()
+        positions = range(len(bars))
+        axes.bar(
+            positions, [mean - bottom for mean in means], bottom=bottom, width=0.62,
+            color=[colour(bar.variant) for bar in bars], alpha=0.8, zorder=2,
+        )  # fmt: skip
+        for position, bar in zip(positions, bars, strict=True):
+            offsets = [0.1 * (index - (len(bar.values) - 1) / 2) for index in range(len(bar.values))]
+            axes.plot(
+                [position + offset for offset in offsets], bar.values, "o", markersize=4,
+                markerfacecolor="white", markeredgecolor="black", markeredgewidth=0.8, zorder=4,
+            )  # fmt: skip
+            if bar.paper is not None:
+                axes.plot(position + 0.36, bar.paper, marker=4, markersize=7, color="#b00060", zorder=5)
+        if baseline is not None:
+            axes.axhline(baseline, linestyle="--", linewidth=1, color=STYLE["text.color"], zorder=3)
+        axes.set_xticks(list(positions), [f"{bar.label}\n{mean:.2f}" for bar, mean in zip(bars, means, strict=True)])
+        axes.tick_params(axis="x", length=0)
+        axes.set_xlim(-0.6, len(bars) - 0.4)
+        axes.set_ylim(bottom, top)
+        axes.set_ylabel("Dice %")
+        axes.set_title(title, loc="left", fontsize=10)
+    words = "Bars: mean over seeds; dots: single seeds."
+    words += " Dashed: baseline." if baseline is not None else ""
+    words += " Triangles: the paper's number." if any(bar.paper is not None for bar in bars) else ""
+    words += f" The axis starts at {bottom:.1f} %, not at 0." if bottom else ""
+    text = ", ".join(f"{bar.label} {mean:.2f}" for bar, mean in zip(bars, means, strict=True))
+    return figure_to_svg(figure, name, f"{title}, Dice in per cent: {text}"), words
+
+
+def curve_chart(title: str, curves: Sequence[Curve], name: str) -> str:
+    """Validation Dice above training loss over the epochs, one line a run, as SVG."""
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
+        upper, lower = figure.subplots(2, 1, sharex=True)
+        seen: set[str] = set()
+        for curve in curves:
+            line = {"color": colour(curve.variant), "linewidth": 1.2, "alpha": 0.85}
+            if len(curve.epochs) < 12:  # a short run is a few points, and a single epoch would be no line at all
+                line |= {"marker": "o", "markersize": 2.5}
+            label = {} if curve.label in seen else {"label": curve.label}
+            seen.add(curve.label)
+            upper.plot(curve.epochs, curve.dice, **line, **label)
+            lower.plot(curve.epochs, curve.loss, **line)
+        upper.set_ylabel("pseudo Dice %")
+        lower.set_ylabel("training loss")
+        lower.set_xlabel("epoch")
+        lower.xaxis.get_major_locator().set_params(integer=True)
+        upper.set_title(title, loc="left", fontsize=10)
+        figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=min(3, len(seen)))
+    return figure_to_svg(figure, name, f"{title}: validation Dice and training loss of {len(curves)} runs")
