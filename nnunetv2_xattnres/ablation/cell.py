@@ -1,0 +1,171 @@
+"""One cell from training to scores, continued from wherever it was left."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import socket
+from collections.abc import Callable
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from threading import Event
+from time import monotonic
+from typing import Any
+
+from nnunetv2_xattnres.ablation.commands import (
+    Device,
+    as_typed,
+    environment,
+    evaluate_command,
+    executable,
+    predict_command,
+    test_set,
+    train_command,
+    validation_labels,
+)
+from nnunetv2_xattnres.ablation.grid import Cell
+from nnunetv2_xattnres.ablation.locks import Lock
+from nnunetv2_xattnres.ablation.process import Stopped, reason, run_logged
+from nnunetv2_xattnres.ablation.study import COMPLETE, FAILED, PENDING, RUNNING, Study
+from nnunetv2_xattnres.errors import InputError
+
+ELSEWHERE = "elsewhere"
+_PACKAGES = ("nnunetv2", "torch", "nnunetv2-xattnres")
+
+
+def lock_of(study: Study, cell: Cell) -> Lock:
+    """The lock that a cell is worked on under."""
+    return Lock(study.cell_folder(cell) / "cell.lock")
+
+
+def run_cell(study: Study, cell: Cell, device: Device, stop: Event, started: Callable[[], None] = lambda: None) -> str:
+    """Train, predict and score one cell, unless that is done or somebody else is at it.
+
+    Args:
+        study: The study, saved.
+        cell: One of its cells.
+        device: What to run on.
+        stop: Ends the work, to be continued by a later call.
+        started: Called once the cell is ours.
+
+    Returns:
+        The cell's new state, or :data:`ELSEWHERE` where another process holds it. A failure is a state and its reason
+        in ``cell.json``, never an exception.
+    """
+    lock = lock_of(study, cell)
+    if not lock.acquire():
+        return ELSEWHERE
+    try:
+        if is_complete(study, cell):
+            return COMPLETE
+        started()
+        return _Work(study, cell, device, stop, lock).run()
+    finally:
+        lock.release()
+
+
+def is_complete(study: Study, cell: Cell) -> bool:
+    """Whether the cell has its scores."""
+    return study.read_state(cell)["state"] == COMPLETE and study.scores_file(cell).is_file()
+
+
+class _Work:
+    """The steps of one cell, with the record of what was run."""
+
+    def __init__(self, study: Study, cell: Cell, device: Device, stop: Event, lock: Lock) -> None:
+        self.study, self.cell, self.device, self.stop, self.lock = study, cell, device, stop, lock
+        self.folder = study.cell_folder(cell)
+        self.begin = monotonic()
+        self.state = study.read_state(cell)
+
+    def run(self) -> str:
+        self.update(
+            state=RUNNING,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            slurm_job=os.environ.get("SLURM_JOB_ID"),
+            device=str(self.device),
+            versions=_versions(),
+            started=self.state.get("started") or _now(),
+            finished=None,
+            error=None,
+        )
+        try:
+            self.steps()
+        except Stopped:
+            return self.end(PENDING, interrupted=_now())
+        except (InputError, OSError, RuntimeError) as error:
+            return self.end(FAILED, error=str(error))
+        except BaseException:  # a signal handler of the cluster's ends this process: leave it to be continued
+            self.end(PENDING, interrupted=_now())
+            raise
+        return self.end(COMPLETE)
+
+    def steps(self) -> None:
+        command = train_command(self.study, self.cell, self.device)
+        if command:
+            self.execute(command)
+        self.update(device=self.device_name())
+        predictions = self.folder / "predictions"
+        shutil.rmtree(predictions, ignore_errors=True)
+        test = test_set(self.study)
+        if test:
+            images, reference = test
+            self.execute(predict_command(self.study, self.cell, self.device, images))
+        else:
+            reference = validation_labels(self.study)
+            self.copy_validation(predictions)
+        self.execute(evaluate_command(self.study, self.cell, reference, part=test is None))
+        self.update(reference=str(reference), predicted="imagesTs" if test else "validation")
+
+    def execute(self, command: list[str]) -> None:
+        variables = environment(self.study, self.cell, self.device)
+        line = as_typed(command, variables)
+        self.update(commands=[*self.state.get("commands", []), line])
+        log = self.folder / "log.txt"
+        with log.open("a", encoding="utf-8") as file:
+            file.write(f"\n{_now()} $ {line}\n")
+        code = run_logged([executable(command[0]), *command[1:]], variables, log, self.stop, self.lock.descriptor)
+        if code:
+            raise RuntimeError(f"{command[0]} {reason(code, log)}")
+
+    def copy_validation(self, predictions: Path) -> None:
+        """nnU-Net has predicted the fold's validation cases at the end of the training."""
+        ending = json.loads(Path(self.study.dataset_json).read_text(encoding="utf-8"))["file_ending"]
+        predictions.mkdir(parents=True)
+        for path in sorted((self.study.fold_folder(self.cell) / "validation").glob(f"*{ending}")):
+            shutil.copyfile(path, predictions / path.name)
+
+    def device_name(self) -> str:
+        """The GPU's name, from nnU-Net's own record of the training."""
+        try:
+            debug = json.loads((self.study.fold_folder(self.cell) / "debug.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            debug = {}
+        count = f"{self.device.gpus} x " if self.device.gpus > 1 else ""
+        return f"{count}{debug['gpu_name']}" if self.device.gpus and "gpu_name" in debug else str(self.device)
+
+    def update(self, **values: Any) -> None:
+        self.state = self.study.update_state(self.cell, **values)
+
+    def end(self, state: str, **values: Any) -> str:
+        hours = (self.state.get("hours") or 0) + (monotonic() - self.begin) / 3600
+        self.update(state=state, hours=round(hours, 5), finished=_now() if state != PENDING else None, **values)
+        return state
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).astimezone().isoformat(timespec="seconds")
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

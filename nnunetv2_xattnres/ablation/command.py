@@ -1,0 +1,169 @@
+"""``nnunetv2_xattnres ablate DATASET``: a grid of trainings with their scores, started again as often as needed."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from pathlib import Path
+from threading import Event
+from types import FrameType
+
+from nnunetv2_xattnres.ablation.grid import parse_folds, parse_names
+from nnunetv2_xattnres.ablation.listing import Events, summary, table
+from nnunetv2_xattnres.ablation.observe import observe
+from nnunetv2_xattnres.ablation.study import COMPLETE, FAILED, Study
+from nnunetv2_xattnres.errors import InputError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``ablate``."""
+    parser.add_argument("dataset", metavar="DATASET", help="number or name of a preprocessed data set")
+    grid = parser.add_argument_group("what to run")
+    grid.add_argument(
+        "--study",
+        default="skip",
+        metavar="NAMES",
+        help="of skip,position,init,backbone; default skip",
+    )
+    grid.add_argument("--folds", default="0", metavar="FOLDS", help="such as 0,1,2 or all; default 0")
+    grid.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N-1 for each cell; default 3")
+    grid.add_argument("--trainer", default="nnUNetTrainer_XAttnRes", metavar="NAME", help="default %(default)s")
+    grid.add_argument("-c", "--configuration", default="2d", help="configuration to vary; default %(default)s")
+    grid.add_argument("-p", "--plans", default="nnUNetPlans", help="plans that hold it; default %(default)s")
+    grid.add_argument(
+        "-o",
+        "--variants",
+        default="nnUNetXAttnResPlans",
+        metavar="PLANS",
+        help="plans with the variants; default %(default)s",
+    )
+    grid.add_argument("--network", help="unet, resenc, emcad or paper-unet; default: the one in the plans")
+    grid.add_argument("--output", type=Path, metavar="FOLDER", help="the study's folder; default ablation_DATASET")
+    where = parser.add_argument_group("where to run it")
+    where.add_argument("--executor", choices=("local", "slurm"), default="local", help="default %(default)s")
+    where.add_argument(
+        "--gpus",
+        type=int,
+        metavar="N",
+        help="local: GPUs to use, a cell on each (default all; 0: CPU); slurm: GPUs a cell",
+    )
+    where.add_argument("--partition", help="slurm: partition")
+    where.add_argument("--time", type=int, default=1440, metavar="MINUTES", help="slurm: limit of a job; default a day")
+    where.add_argument("--memory", metavar="SIZE", help="slurm: such as 32G")
+    where.add_argument("--cpus", type=int, default=8, metavar="N", help="slurm: cores a cell; default %(default)s")
+    where.add_argument(
+        "--sbatch",
+        action="append",
+        default=[],
+        metavar="OPTION",
+        help="slurm: another option, such as account=lab; repeatable",
+    )
+    where.add_argument("--detach", action="store_true", help="slurm: submit and return")
+    where.add_argument("--poll", type=float, default=15, metavar="SECONDS", help="slurm: between looks at the queue")
+    other = parser.add_argument_group("instead of running")
+    other.add_argument("--status", action="store_true", help="list the cells and what became of them")
+    other.add_argument("--dry-run", action="store_true", help="plan the study and list it")
+    other.add_argument(
+        "--report", action="store_true", help="write the report of what is complete (a run ends with it)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Plan, run what is not complete, list the study and report it; 1 where a cell failed."""
+    folder = (args.output or Path(f"ablation_{args.dataset}")).resolve()  # commands and jobs run from anywhere
+    if args.status or args.report:
+        study = Study.load(folder)
+        if study is None:
+            raise InputError(f"there is no study in {folder}: start one, or name its folder with --output")
+        if args.report:
+            _report(study)
+            return 0
+        return _show(study)
+    study = _plan(args, folder)
+    study.save()
+    if args.dry_run:
+        return _show(study)
+    _run(args, study)
+    code = _show(study)
+    if not args.detach and any(each.state == COMPLETE for each in observe(study)):
+        _report(study)
+    return code
+
+
+def _plan(args: argparse.Namespace, folder: Path) -> Study:
+    from nnunetv2_xattnres.ablation.planning import plan_study
+
+    if args.seeds < 1:
+        raise InputError(f"--seeds {args.seeds}: it is 1 or more")
+    return plan_study(
+        folder,
+        args.dataset,
+        args.configuration,
+        args.plans,
+        args.variants,
+        parse_names(args.study, "--study"),
+        args.trainer,
+        parse_folds(args.folds),
+        list(range(args.seeds)),
+        args.network,
+    )
+
+
+def _run(args: argparse.Namespace, study: Study) -> None:
+    seen = observe(study)
+    todo = [each.cell for each in seen if each.state != COMPLETE]
+    print(f"{study.folder}: {summary(seen)}", flush=True)
+    events = Events(len(seen), len(seen) - len(todo))
+    if not todo:
+        return
+    if args.executor == "slurm":
+        _run_slurm(args, study, events)
+        return
+    from nnunetv2_xattnres.ablation.local import devices, run_local
+
+    stop = Event()
+    previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        run_local(study, todo, devices(args.gpus), events, stop)
+    except KeyboardInterrupt:
+        print("\nstopped: the same command continues the study", flush=True)
+        print(table(observe(study)))
+        raise
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _run_slurm(args: argparse.Namespace, study: Study, events: Events) -> None:
+    from nnunetv2_xattnres.ablation.slurm import Resources, follow, submit
+
+    extra = tuple((key, value or True) for key, _, value in (option.partition("=") for option in args.sbatch))
+    gpus = 1 if args.gpus is None else args.gpus
+    states = submit(study, Resources(gpus, args.partition, args.time, args.memory, args.cpus, extra), events)
+    if args.detach:
+        return
+    try:
+        follow(study, states, events, args.poll)
+    except KeyboardInterrupt:
+        print("\nthe jobs go on: the same command follows them again, scancel ends them", flush=True)
+        raise
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _show(study: Study) -> int:
+    seen = observe(study)
+    print(table(seen))
+    print(summary(seen))
+    failed = [each for each in seen if each.state == FAILED]
+    for each in failed:
+        print(f"{each.cell.name} failed: {each.detail}\n  log: {study.cell_folder(each.cell) / 'log.txt'}")
+    return 1 if failed else 0
+
+
+def _report(study: Study) -> None:
+    from nnunetv2_xattnres.ablation.report import write_report
+
+    print(f"report: {write_report(study.folder)}")

@@ -1,0 +1,128 @@
+"""The stock commands of a cell, as a user would type them, and their environment."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunetv2_xattnres.ablation.grid import Cell
+from nnunetv2_xattnres.ablation.study import Study
+from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.ext_trainer import HOOK_FOLDER
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a cell runs on.
+
+    Args:
+        gpus: How many GPUs; 0 is the CPU, more than one is nnU-Net's own DDP.
+        visible: ``CUDA_VISIBLE_DEVICES`` for its commands; ``None`` leaves the variable alone (SLURM sets it).
+    """
+
+    gpus: int = 0
+    visible: str | None = None
+
+    @property
+    def flag(self) -> str:
+        """nnU-Net's ``-device``."""
+        return "cuda" if self.gpus else "cpu"
+
+    def __str__(self) -> str:
+        if not self.gpus:
+            return "CPU"
+        return f"GPU {self.visible}" if self.visible is not None else f"{self.gpus} GPU{'s' * (self.gpus > 1)}"
+
+
+def environment(study: Study, cell: Cell, device: Device) -> dict[str, str]:
+    """The variables that a cell's commands need beside those of the shell."""
+    hooks = [str(HOOK_FOLDER), *os.environ.get("nnUNet_extTrainer", "").split(os.pathsep)]  # noqa: SIM112
+    variables = {
+        "nnUNet_results": str(study.results(cell)),
+        "nnUNet_extTrainer": os.pathsep.join(dict.fromkeys(hook for hook in hooks if hook)),
+        "XATTNRES_SEED": str(cell.seed),
+    }
+    if device.visible is not None:
+        variables["CUDA_VISIBLE_DEVICES"] = device.visible
+    return variables
+
+
+def executable(name: str) -> str:
+    """The command of that name beside this Python, or on the path."""
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.is_file() else shutil.which(name)
+    if found is None:
+        raise InputError(f"the command {name} is not installed: pip install nnunetv2")
+    return found
+
+
+def as_typed(command: list[str], variables: Mapping[str, str]) -> str:
+    """One line that a shell runs, variables first."""
+    words = [f"{key}={shlex.quote(value)}" for key, value in variables.items()]
+    return " ".join([*words, shlex.join(command)])
+
+
+def usable_checkpoint(fold_folder: Path) -> Path | None:
+    """The checkpoint that ``--c`` continues from, ``None`` where there is none.
+
+    nnU-Net writes checkpoints in place: one that was cut off by a kill would stop every later start, so it is renamed
+    to ``*.damaged`` and the next one is taken.
+    """
+    for name in ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth"):
+        checkpoint = fold_folder / name
+        if checkpoint.is_file():
+            if zipfile.is_zipfile(checkpoint):  # torch's files are zip archives, whose table is written last
+                return checkpoint
+            checkpoint.replace(checkpoint.with_suffix(".damaged"))
+    return None
+
+
+def train_command(study: Study, cell: Cell, device: Device) -> list[str] | None:
+    """Train, continue, or only validate, by what is there already; ``None`` where all of it is done."""
+    folder = study.fold_folder(cell)
+    checkpoint = usable_checkpoint(folder)
+    finished = checkpoint is not None and checkpoint.name == "checkpoint_final.pth"
+    if finished and (folder / "validation" / "summary.json").is_file():
+        return None
+    command = ["nnUNetv2_train", study.dataset, cell.configuration, str(cell.fold), "-tr", cell.trainer]
+    command += ["-p", study.plans, "-device", device.flag]
+    if device.gpus > 1:
+        command += ["-num_gpus", str(device.gpus)]
+    if finished:
+        return [*command, "--val"]
+    return [*command, "--c"] if checkpoint else command
+
+
+def predict_command(study: Study, cell: Cell, device: Device, images: Path) -> list[str]:
+    """Predict the test images."""
+    output = str(study.cell_folder(cell) / "predictions")
+    command = ["nnUNetv2_predict", "-d", study.dataset, "-i", str(images), "-o", output]
+    command += ["-f", str(cell.fold), "-tr", cell.trainer, "-c", cell.configuration, "-p", study.plans]
+    return [*command, "-device", device.flag]
+
+
+def evaluate_command(study: Study, cell: Cell, reference: Path, part: bool) -> list[str]:
+    """Score the predictions; ``part`` where the reference folder holds more cases than were predicted."""
+    command = ["nnunetv2_xattnres", "evaluate", str(reference), str(study.cell_folder(cell) / "predictions")]
+    command += ["--json", str(study.scores_file(cell))]
+    return [*command, "--predicted-only"] if part else command
+
+
+def test_set(study: Study) -> tuple[Path, Path] | None:
+    """``imagesTs`` and ``labelsTs`` where both have files; else ``None``, and the fold's validation cases count."""
+    raw = Path(os.environ.get("nnUNet_raw", "")) / study.dataset  # noqa: SIM112
+    images, labels = raw / "imagesTs", raw / "labelsTs"
+    if all(folder.is_dir() and any(folder.iterdir()) for folder in (images, labels)):
+        return images, labels
+    return None
+
+
+def validation_labels(study: Study) -> Path:
+    """The reference masks that nnU-Net's preprocessing keeps."""
+    return Path(os.environ["nnUNet_preprocessed"]) / study.dataset / "gt_segmentations"  # noqa: SIM112

@@ -1,0 +1,103 @@
+"""Runs cells on this machine, one at a time on each GPU, or one at a time on the CPU."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections import deque
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from threading import Event
+
+from nnunetv2_xattnres.ablation.cell import ELSEWHERE, run_cell
+from nnunetv2_xattnres.ablation.commands import Device
+from nnunetv2_xattnres.ablation.grid import Cell
+from nnunetv2_xattnres.ablation.listing import Events, duration
+from nnunetv2_xattnres.ablation.study import COMPLETE, FAILED, Study, read_json
+from nnunetv2_xattnres.errors import InputError
+
+POLL_SECONDS = 2.0
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them (without importing torch)."""
+    variable = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if variable is not None:
+        return [name.strip() for name in variable.split(",") if name.strip() not in ("", "-1")]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    done = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True)
+    count = sum(line.startswith("GPU") for line in done.stdout.splitlines()) if done.returncode == 0 else 0
+    return [str(number) for number in range(count)]
+
+
+def devices(gpus: int | None) -> list[Device]:
+    """One device for each cell that runs at the same time.
+
+    Args:
+        gpus: How many GPUs to use; ``None`` is all there are, 0 the CPU.
+
+    Raises:
+        InputError: more than there are.
+    """
+    there = visible_gpus()
+    if gpus is not None and gpus > len(there):
+        raise InputError(f"--gpus {gpus}: this machine shows {len(there)} GPU(s); --gpus 0 runs on the CPU")
+    chosen = there if gpus is None else there[:gpus]
+    return [Device(1, name) for name in chosen] or [Device()]
+
+
+def run_local(study: Study, cells: list[Cell], where: list[Device], events: Events, stop: Event) -> None:
+    """Run cells until each is complete or failed; a cell that another start holds is waited for.
+
+    Args:
+        study: The study, saved.
+        cells: The cells to run, in order.
+        where: Devices; each works on one cell at a time.
+        events: Told what happens.
+        stop: Set by this function when it is interrupted, or by others to end it; cells end as to be continued.
+    """
+    waiting, free = deque(cells), deque(where)
+    held: set[Cell] = set()
+    running: dict[Future[str], tuple[Cell, Device]] = {}
+
+    def begin(cell: Cell, device: Device) -> str:
+        how = "continues" if study.read_state(cell).get("started") else "started"
+        return run_cell(study, cell, device, stop, lambda: events.say(cell, f"{how} on {device}"))
+
+    with ThreadPoolExecutor(len(where)) as pool:
+        try:
+            while (waiting or running) and not stop.is_set():
+                while waiting and free:
+                    cell, device = waiting.popleft(), free.popleft()
+                    running[pool.submit(begin, cell, device)] = cell, device
+                for future in wait(running, POLL_SECONDS, FIRST_COMPLETED).done:
+                    cell, device = running.pop(future)
+                    free.append(device)
+                    state = future.result()
+                    if state == ELSEWHERE:
+                        if cell not in held:
+                            events.say(cell, "another start is at it, waiting for that one")
+                            held.add(cell)
+                        waiting.append(cell)
+                        if len(waiting) <= len(held):
+                            time.sleep(POLL_SECONDS)
+                    else:
+                        held.discard(cell)
+                        tell_end(study, cell, state, events)
+        finally:
+            stop.set()  # on Ctrl-C or an error: the pool's exit then waits for the cells to end in order
+
+
+def tell_end(study: Study, cell: Cell, state: str, events: Events) -> None:
+    """Say how a cell ended."""
+    record = study.read_state(cell)
+    if state == COMPLETE:
+        dice = (read_json(study.scores_file(cell)) or {}).get("mean", {}).get("dice")
+        score = "no Dice is defined" if dice is None else f"Dice {dice:.4f}"
+        events.say(cell, f"complete, {score}, {duration(record.get('hours'))}", done=True)
+    elif state == FAILED:
+        events.say(cell, f"FAILED, {record.get('error')}; log: {study.cell_folder(cell) / 'log.txt'}")
+    else:
+        events.say(cell, "stopped, the next start continues it")

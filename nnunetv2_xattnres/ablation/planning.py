@@ -1,0 +1,111 @@
+"""Makes a study's grid, or adds to it, from a plans file with the variants."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from nnunetv2_xattnres.ablation.grid import Cell, expand
+from nnunetv2_xattnres.ablation.study import Study
+from nnunetv2_xattnres.errors import InputError
+
+
+def plan_study(
+    folder: Path,
+    dataset: str,
+    configuration: str,
+    base_plans: str,
+    plans: str,
+    studies: list[str],
+    trainer: str,
+    folds: list[int | str],
+    seeds: list[int],
+    network: str | None = None,
+) -> Study:
+    """Plan the cells that are asked for; what the folder's study has already stays in it.
+
+    A plans file that holds every variant already is taken as it is (also with another encoder or input size, as
+    ``nnunetv2_xattnres plan`` wrote it); otherwise the variants are built, checked and written. Nothing is saved here
+    but that plans file.
+
+    Args:
+        folder: The study's folder, new or old.
+        dataset: Number or name of the data set.
+        configuration: Configuration that the variants inherit from.
+        base_plans: Plans that hold it.
+        plans: Plans with the variants.
+        studies: Any of ``skip``, ``position``, ``init``, ``backbone``.
+        trainer: Trainer of all cells (EMCAD's take its partner).
+        folds: Folds to train.
+        seeds: Seeds of each.
+        network: As in ``nnunetv2_xattnres plan``; ``None`` takes the one in the plans.
+
+    Raises:
+        InputError: something is missing, or the folder holds a study of other data, plans or trainer.
+    """
+    from nnunetv2_xattnres.plans.files import dataset_folder
+
+    preprocessed = dataset_folder(dataset)
+    study = Study(
+        folder, preprocessed.name, str(preprocessed / "dataset.json"), plans, base_plans, configuration, trainer
+    )
+    _check_folds(preprocessed, folds)
+    there = Study.load(folder)
+    if there is None:
+        _check_new(folder)
+    else:
+        _check_same(there, study)
+    found = _configurations(preprocessed, configuration, base_plans, plans, studies, network)
+    cells = {cell.name: cell for cell in (there.cells if there else [])}
+    for cell in expand(found, trainer, folds, seeds):
+        known = cells.get(cell.name)
+        cells[cell.name] = _joined(known, cell) if known else cell
+    study.cells = sorted(cells.values(), key=lambda cell: cell.seed)
+    return study
+
+
+def _configurations(
+    preprocessed: Path, configuration: str, base_plans: str, plans: str, studies: list[str], network: str | None
+) -> dict[str, dict[str, Any]]:
+    from nnunetv2_xattnres.plans.files import read_existing, read_plans, resolve
+    from nnunetv2_xattnres.plans.studies import cells, write_plans
+
+    found = cells(configuration, resolve(read_plans(preprocessed.name, base_plans), configuration), network, studies)
+    existing = read_existing(preprocessed.name, plans)
+    if existing is None or not set(found) <= set(existing["configurations"]):
+        write_plans(preprocessed.name, configuration, base_plans, plans, network, studies)
+    return found
+
+
+def _joined(known: Cell, new: Cell) -> Cell:
+    studies = tuple(dict.fromkeys((*known.study, *new.study)))
+    return Cell.from_json({**known.to_json(), "study": studies})
+
+
+def _check_new(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists and is not a study: give an empty or new folder with --output")
+
+
+def _check_same(there: Study, asked: Study) -> None:
+    names = ("dataset", "plans", "base_plans", "configuration", "trainer")
+    problems = [
+        f"{name.replace('_', ' ')}: it has {getattr(there, name)}, asked for is {getattr(asked, name)}"
+        for name in names
+        if getattr(there, name) != getattr(asked, name)
+    ]
+    if problems:
+        raise InputError(f"{there.folder} holds another study: give another folder with --output", problems)
+
+
+def _check_folds(preprocessed: Path, folds: list[int | str]) -> None:
+    """nnU-Net trains a fold that is not in the splits on a random split, silently."""
+    splits = preprocessed / "splits_final.json"
+    count = len(json.loads(splits.read_text(encoding="utf-8"))) if splits.is_file() else 5
+    beyond = [str(fold) for fold in folds if isinstance(fold, int) and fold >= count]
+    if beyond:
+        raise InputError(f"--folds {','.join(beyond)}: the data set has {count} fold(s), 0 to {count - 1} ({splits})")
+    if not os.environ.get("nnUNet_raw"):  # noqa: SIM112
+        raise InputError("nnUNet_raw is not set: export it, as for every nnU-Net command")

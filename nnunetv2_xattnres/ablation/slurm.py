@@ -1,0 +1,141 @@
+"""Submits cells to SLURM through submitit, one job each, and follows them."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from nnunetv2_xattnres.ablation.cell import run_cell
+from nnunetv2_xattnres.ablation.commands import Device
+from nnunetv2_xattnres.ablation.grid import Cell
+from nnunetv2_xattnres.ablation.listing import Events
+from nnunetv2_xattnres.ablation.local import tell_end
+from nnunetv2_xattnres.ablation.locks import Lock
+from nnunetv2_xattnres.ablation.observe import QUEUED, Observation, job_file, observe
+from nnunetv2_xattnres.ablation.study import COMPLETE, FAILED, RUNNING, Study, write_json
+from nnunetv2_xattnres.errors import InputError
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What each job asks SLURM for.
+
+    Args:
+        gpus: GPUs of a cell; more than one is nnU-Net's own DDP, 0 the CPU.
+        partition: Partition, ``None`` for the cluster's default.
+        minutes: Time limit. A training that it ends is put back into the queue and continues from its checkpoint.
+        memory: Such as ``32G``; ``None`` for the cluster's default.
+        cpus: CPU cores of a cell.
+        extra: Further options of ``sbatch`` without the dashes, such as ``{"account": "lab"}``.
+    """
+
+    gpus: int = 1
+    partition: str | None = None
+    minutes: int = 24 * 60
+    memory: str | None = None
+    cpus: int = 8
+    extra: tuple[tuple[str, str | bool], ...] = ()
+
+
+class CellJob:
+    """What a job runs; submitit pickles it, and asks it how to go on when SLURM takes its node away."""
+
+    def __init__(self, folder: Path, cell: Cell, gpus: int) -> None:
+        self.folder, self.cell, self.gpus = folder, cell, gpus
+
+    def __call__(self) -> str:
+        """Run the cell; returns its state."""
+        study = Study.load(self.folder)
+        if study is None:
+            raise InputError(f"{self.folder} is not a study")
+        return run_cell(study, self.cell, Device(self.gpus), Event())
+
+    def checkpoint(self) -> Any:
+        """The same job again: it continues from nnU-Net's checkpoint (called by submitit before it requeues)."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(CellJob(self.folder, self.cell, self.gpus))
+
+
+def make_executor(study: Study, resources: Resources) -> Any:
+    """submitit's executor for SLURM, writing its files below the study.
+
+    Raises:
+        InputError: submitit or SLURM is not installed.
+    """
+    try:
+        from submitit import SlurmExecutor
+    except ImportError as error:
+        raise InputError("submitit is not installed: pip install 'nnunetv2-xattnres[slurm]'") from error
+    if shutil.which("sbatch") is None:
+        raise InputError("sbatch is not there: start on a machine that submits to SLURM, or use --executor local")
+    # a study may need many time limits, and each counts as a timeout
+    executor = SlurmExecutor(study.folder / "slurm", max_num_timeout=1000)
+    options: dict[str, Any] = {
+        "time": resources.minutes,
+        "cpus_per_task": resources.cpus,
+        "signal_delay_s": 120,
+        "stderr_to_stdout": True,
+        "additional_parameters": {"requeue": True, **dict(resources.extra)},
+    }
+    if resources.partition:
+        options["partition"] = resources.partition
+    if resources.gpus:
+        options["gpus_per_node"] = resources.gpus
+    executor.update_parameters(**options)
+    if resources.memory:  # as the user typed it, in SLURM's own units
+        executor.parameters["mem"] = resources.memory
+    return executor
+
+
+def submit(study: Study, resources: Resources, events: Events) -> dict[Cell, str]:
+    """Submit every cell that is neither complete, nor in the queue, nor running anywhere; returns all states then."""
+    executor = make_executor(study, resources)
+    states: dict[Cell, str] = {}
+    with Lock(study.folder / "submit.lock"):  # two starts at the same moment: the second sees the first one's jobs
+        for seen in observe(study):
+            states[seen.cell] = seen.state
+            if seen.state in (COMPLETE, RUNNING, QUEUED):
+                continue
+            executor.parameters["job_name"] = seen.cell.name
+            job = executor.submit(CellJob(study.folder.resolve(), seen.cell, resources.gpus))
+            write_json(job_file(study, seen.cell), {"job": job.job_id})
+            how = "submitted again" if seen.record.get("started") else "submitted"
+            events.say(seen.cell, f"{how} as job {job.job_id}")
+            states[seen.cell] = QUEUED
+    return states
+
+
+def follow(study: Study, states: dict[Cell, str], events: Events, poll_seconds: float) -> None:
+    """Print what happens to the jobs until none is in the queue or running; Ctrl-C leaves them alone.
+
+    Args:
+        study: The study.
+        states: The states that are known to the reader already, as :func:`submit` returns them.
+        events: Told what happens.
+        poll_seconds: Time between two looks at the files and the queue.
+    """
+    while True:
+        now = observe(study)
+        for seen in now:
+            if seen.state != states.get(seen.cell):
+                _tell_change(study, seen, events)
+        states = {seen.cell: seen.state for seen in now}
+        if not {QUEUED, RUNNING} & set(states.values()):
+            return
+        time.sleep(poll_seconds)
+
+
+def _tell_change(study: Study, new: Observation, events: Events) -> None:
+    if new.state in (COMPLETE, FAILED):
+        tell_end(study, new.cell, new.state, events)
+    elif new.state == RUNNING:
+        events.say(new.cell, f"running as job {new.job}" if new.job else f"running, {new.detail}")
+    elif new.state == QUEUED:
+        events.say(new.cell, f"back in the queue as job {new.job}")
+    else:
+        events.say(new.cell, "its job ended before it was complete, the next start submits it again")

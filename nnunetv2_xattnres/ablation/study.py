@@ -1,0 +1,136 @@
+"""The folder of a study: what is to be run, and how far each cell is. Plain files, each written whole or not at all.
+
+``study.json`` holds the grid. Each cell has a folder with ``cell.json`` (its state), ``log.txt``, ``predictions/`` and
+``scores.json``; each seed has an nnU-Net results folder of its own, because nnU-Net has no seed in its folder names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nnunetv2_xattnres.ablation.grid import Cell
+from nnunetv2_xattnres.errors import InputError
+
+PENDING, RUNNING, COMPLETE, FAILED = "pending", "running", "complete", "failed"
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The content of a file, ``None`` where there is none.
+
+    Raises:
+        InputError: it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise InputError(f"{path} cannot be read as JSON ({error}): repair it, or remove it to start anew") from error
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a file that appears whole or not at all, also when two processes write it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=1, ensure_ascii=False)
+            file.write("\n")
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@dataclass
+class Study:
+    """A study and its folder.
+
+    Args:
+        folder: Where everything of the study is.
+        dataset: Name of the data set, such as ``Dataset011_ClinicDB``.
+        dataset_json: The data set's ``dataset.json``.
+        plans: Name of the plans file that holds the variants.
+        base_plans: Name of the plans that they were made from.
+        configuration: The configuration that the variants inherit from.
+        trainer: The trainer that was asked for.
+        cells: Everything to run.
+    """
+
+    folder: Path
+    dataset: str
+    dataset_json: str
+    plans: str
+    base_plans: str
+    configuration: str
+    trainer: str
+    cells: list[Cell] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, folder: Path) -> Study | None:
+        """The study in a folder, ``None`` where there is none."""
+        content = read_json(folder / "study.json")
+        if content is None:
+            return None
+        names = ("dataset", "dataset_json", "plans", "base_plans", "configuration", "trainer")
+        try:
+            return cls(folder, *(content[name] for name in names), [Cell.from_json(cell) for cell in content["cells"]])
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{folder / 'study.json'} is not a study of this program ({error!r})") from error
+
+    def save(self) -> None:
+        """Write ``study.json``, and a pending state for each cell that has none."""
+        write_json(
+            self.folder / "study.json",
+            {
+                "dataset": self.dataset,
+                "dataset_json": self.dataset_json,
+                "plans": self.plans,
+                "base_plans": self.base_plans,
+                "configuration": self.configuration,
+                "trainer": self.trainer,
+                "folds": list(dict.fromkeys(cell.fold for cell in self.cells)),
+                "seeds": list(dict.fromkeys(cell.seed for cell in self.cells)),
+                "cells": [cell.to_json() for cell in self.cells],
+            },
+        )
+        for cell in self.cells:
+            if not self.state_file(cell).exists():
+                write_json(self.state_file(cell), {"state": PENDING})
+
+    def cell_folder(self, cell: Cell) -> Path:
+        """Where the cell's state, log, predictions and scores are."""
+        return self.folder / "cells" / cell.name
+
+    def state_file(self, cell: Cell) -> Path:
+        """``cell.json`` of a cell."""
+        return self.cell_folder(cell) / "cell.json"
+
+    def scores_file(self, cell: Cell) -> Path:
+        """``scores.json`` of a cell."""
+        return self.cell_folder(cell) / "scores.json"
+
+    def read_state(self, cell: Cell) -> dict[str, Any]:
+        """Content of ``cell.json``."""
+        return read_json(self.state_file(cell)) or {"state": PENDING}
+
+    def update_state(self, cell: Cell, **values: Any) -> dict[str, Any]:
+        """Change entries of ``cell.json``; only the holder of the cell's lock may."""
+        state = {**self.read_state(cell), **values}
+        write_json(self.state_file(cell), state)
+        return state
+
+    def results(self, cell: Cell) -> Path:
+        """``nnUNet_results`` of the cell's seed."""
+        return self.folder / "results" / f"seed_{cell.seed}"
+
+    def fold_folder(self, cell: Cell) -> Path:
+        """Where nnU-Net keeps the cell's checkpoints, logs and validation."""
+        model = f"{cell.trainer}__{self.plans}__{cell.configuration}"
+        return self.results(cell) / self.dataset / model / f"fold_{cell.fold}"

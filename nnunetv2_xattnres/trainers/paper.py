@@ -1,0 +1,306 @@
+"""The paper's training recipe ("strictly EMCAD's") as trainers: see :class:`Recipe` for every number."""
+
+from __future__ import annotations
+
+import math
+import os
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss, get_tp_fp_fn_tn
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import Tensor, autocast, nn
+from torch import distributed as dist
+
+from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.trainers.augmentation import paper_transforms
+from nnunetv2_xattnres.trainers.base import SEED_VARIABLE, PluginTrainer
+from nnunetv2_xattnres.trainers.emcad import nnUNetTrainer_EMCAD
+from nnunetv2_xattnres.trainers.losses import SubsetLoss
+from nnunetv2_xattnres.trainers.multiscale import forward_at_scale
+from nnunetv2_xattnres.trainers.recipe import KEY, Recipe
+from nnunetv2_xattnres.trainers.structure_loss import WeightedBCEIoULoss
+from nnunetv2_xattnres.trainers.validation import mean_dice
+from nnunetv2_xattnres.trainers.whole_images import Share, WholeImageLoader
+from nnunetv2_xattnres.trainers.xattnres import nnUNetTrainer_XAttnRes
+
+
+class PaperRecipe(PluginTrainer):
+    """What the paper's recipe changes in a trainer; it goes first among the bases.
+
+    The numbers are those for Synapse where the data set has several labels, and those for the binary data sets where
+    it has one; ``paper_recipe`` of the configuration in the plans file changes any of them. The plans in the results
+    folder hold them all. The model that is kept, as ``checkpoint_best.pth`` and as ``checkpoint_final.pth``, is that of
+    the epoch with the best validation Dice (mean over cases, then over classes).
+
+    Raises:
+        InputError: the configuration is not 2D, or its ``paper_recipe`` cannot be used.
+    """
+
+    several_outputs = False
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's own signature
+    ) -> None:
+        plans = deepcopy(plans)
+        manager = PlansManager({key: value for key, value in plans.items() if key != "continue_training"})
+        found = manager.get_configuration(configuration).configuration
+        labels = manager.get_label_manager(dataset_json)
+        if len(found["patch_size"]) != 2:
+            raise InputError(
+                f"{type(self).__name__} trains slices, and configuration {configuration} is 3D: "
+                "choose a 2d configuration, or nnU-Net's recipe with -tr nnUNetTrainer_XAttnRes"
+            )
+        count = len(labels.foreground_regions if labels.has_regions else labels.foreground_labels)
+        self.recipe_overrides = dict(found.get(KEY) or {})
+        self.recipe = Recipe.choose(count, self.recipe_overrides, configuration)
+        plans["configurations"][configuration].update(
+            {KEY: self.recipe.to_json(), "batch_size": self.recipe.batch_size}
+        )
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.initial_lr = self.recipe.learning_rate
+        self.weight_decay = self.recipe.weight_decay
+        self.num_epochs = self.recipe.epochs
+        self.enable_deep_supervision = self.several_outputs
+        self._best_ema = math.inf  # nnU-Net's own best checkpoint, by a moving average, is never written
+        self._loaders: tuple[WholeImageLoader, WholeImageLoader]
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
+        """AdamW on all parameters alike, at a constant rate."""
+        optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay)
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, exponent=0)
+
+    def _build_loss(self) -> nn.Module:
+        loss = self._loss_of_one_output()
+        return SubsetLoss(loss) if self.several_outputs else loss
+
+    def _loss_of_one_output(self) -> nn.Module:
+        ignore, regions = self.label_manager.ignore_label, self.label_manager.has_regions
+        if self.recipe.loss == "weighted_bce_iou":
+            return WeightedBCEIoULoss(regions, ignore)
+        dice = {"batch_dice": True, "do_bg": True, "smooth": 1e-5, "ddp": self.is_ddp}
+        weights: dict[str, Any] = {"weight_ce": self.recipe.ce_weight, "weight_dice": self.recipe.dice_weight}
+        if regions:
+            return DC_and_BCE_loss(
+                {}, dice, use_ignore_label=ignore is not None, dice_class=MemoryEfficientSoftDiceLoss, **weights
+            )
+        return DC_and_CE_loss(dice, {}, ignore_label=ignore, dice_class=MemoryEfficientSoftDiceLoss, **weights)
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """Whole slices, each once an epoch, for training and for validation."""
+        if self.dataset_class is None:
+            self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
+        patch = tuple(self.configuration_manager.patch_size)
+        axes = (0, 1) if self.recipe.test_time_mirroring else None
+        self.inference_allowed_mirroring_axes = axes
+        regions = self.label_manager.foreground_regions if self.label_manager.has_regions else None
+        common: dict[str, Any] = {"regions": regions, "ignore_label": self.label_manager.ignore_label}
+        scales = self._get_deep_supervision_scales()
+        cases_train, cases_val = self.get_tr_and_val_datasets()
+        seed = int(os.environ.get(SEED_VARIABLE) or 0)
+        train = WholeImageLoader(
+            cases_train,
+            self._share(self.recipe.batch_size),
+            patch,
+            paper_transforms(self.recipe, patch, scales, **common),
+            shuffle=True,
+            seed=seed,
+            first_pass=self.current_epoch,
+        )
+        val = WholeImageLoader(
+            cases_val,
+            self._share(self.recipe.batch_size),
+            patch,
+            self.get_validation_transforms(scales, **common),
+            shuffle=False,
+        )
+        self.num_iterations_per_epoch = self.recipe.iterations_per_epoch or train.batches
+        self.num_val_iterations_per_epoch = self.recipe.validation_iterations or val.batches
+        self._loaders = train, val
+        return self._in_processes(train, get_allowed_n_proc_DA()), self._in_processes(val, get_allowed_n_proc_DA() // 2)
+
+    def _share(self, batch_size: int) -> Share:
+        """This process's part of each batch; nnU-Net has divided the batch among the GPUs."""
+        if not self.is_ddp:
+            return Share(0, batch_size, batch_size)
+        sizes: list[int] = [0] * dist.get_world_size()
+        dist.all_gather_object(sizes, self.batch_size)
+        return Share(sum(sizes[: self.local_rank]), self.batch_size, batch_size)
+
+    def _in_processes(self, loader: WholeImageLoader, processes: int) -> Any:
+        # more workers than batches would only work ahead on later passes
+        processes = min(processes, loader.batches)
+        if processes == 0:
+            return SingleThreadedAugmenter(loader, None)
+        loader.threads = processes
+        seeds = [int(seed) for seed in np.random.randint(2**31, size=processes)]
+        # in order of the workers: nnU-Net's own takes whichever batch is ready first, and would mix the passes
+        return MultiThreadedAugmenter(
+            loader, None, processes, num_cached_per_queue=2, seeds=seeds, pin_memory=self.device.type == "cuda"
+        )
+
+    def on_train_start(self) -> None:
+        """As nnU-Net, and print the recipe."""
+        super().on_train_start()
+        train, val = self._loaders
+        self.print_to_log_file(self.recipe.describe(self.recipe_overrides), add_timestamp=False)
+        self.print_to_log_file(
+            f"An epoch is {self.num_iterations_per_epoch} iterations ({len(train.slices)} slices or images in batches "
+            f"of {self.recipe.batch_size}), its validation {self.num_val_iterations_per_epoch} ({len(val.slices)})"
+        )
+        cropped = train.larger_than_patch()
+        if cropped:
+            self.print_to_log_file(
+                f"WARNING: {cropped} training cases are larger than the patch {train.patch_size[1:]} and are cropped "
+                "at random, where the paper resizes whole images: convert with --size, or set a larger patch_size"
+            )
+
+    def train_step(self, batch: dict) -> dict:
+        """One optimiser step at each scale; the loss is their mean."""
+        data, target = self._to_device(batch)
+        losses = [self._step(data, target, scale) for scale in self.recipe.scales]
+        return self._count({"loss": np.mean(losses)})
+
+    def _step(self, data: Tensor, target: Tensor | list[Tensor], scale: float) -> float:
+        self.optimizer.zero_grad(set_to_none=True)
+        with autocast(self.device.type, enabled=self.device.type == "cuda"):
+            outputs = forward_at_scale(self.network, self._bare_network(), data, scale, self._size_multiple())
+            loss = self.loss(outputs, target)
+        if self.grad_scaler is None:
+            loss.backward()
+            self._clip()
+            self.optimizer.step()
+        else:
+            self.grad_scaler.scale(loss).backward()
+            self.grad_scaler.unscale_(self.optimizer)
+            self._clip()
+            self.grad_scaler.step(self.optimizer)
+            self.grad_scaler.update()
+        return float(loss.detach())
+
+    def _clip(self) -> None:
+        limit = self.recipe.clipping
+        if limit is not None:
+            clip = nn.utils.clip_grad_value_ if self.recipe.clipping_by == "value" else nn.utils.clip_grad_norm_
+            clip(self.network.parameters(), limit)
+
+    def _to_device(self, batch: dict) -> tuple[Tensor, Tensor | list[Tensor]]:
+        target = batch["target"]
+        if isinstance(target, list):
+            moved = [each.to(self.device, non_blocking=True) for each in target]
+        else:
+            moved = target.to(self.device, non_blocking=True)
+        return batch["data"].to(self.device, non_blocking=True), moved
+
+    def _bare_network(self) -> nn.Module:
+        network = self.network.module if self.is_ddp else self.network
+        return getattr(network, "_orig_mod", network)
+
+    def _size_multiple(self) -> list[int]:
+        """32, as EMCAD's recipe rounds, or more where the network divides its input further."""
+        strides = np.prod(np.vstack(self.configuration_manager.pool_op_kernel_sizes), axis=0)
+        return [math.lcm(32, int(stride)) for stride in strides]
+
+    def validation_step(self, batch: dict) -> dict:
+        """Loss, and per sample and class the true and false pixels."""
+        data, target = self._to_device(batch)
+        with autocast(self.device.type, enabled=self.device.type == "cuda"):
+            outputs = self.network(data)
+            loss = self.loss(outputs, target)
+        logits = outputs[0] if self.several_outputs else outputs
+        target = target[0] if self.several_outputs else target
+        counts = _counts(logits, target, self.label_manager.has_regions, self.label_manager.ignore_label)
+        return self._count({"loss": float(loss), "keys": batch["keys"], "counts": counts})
+
+    def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
+        """Dice of each case and class, meaned over cases, then over classes; it decides which model is kept."""
+        self._end_progress()
+        records = {key: counts for out in val_outputs for key, counts in zip(out["keys"], out["counts"], strict=True)}
+        losses = [out["loss"] for out in val_outputs]
+        if self.is_ddp:
+            gathered: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(gathered, (records, losses))
+            records = {key: counts for part, _ in gathered for key, counts in part.items()}
+            losses = [loss for _, part in gathered for loss in part]
+        per_class, mean = mean_dice(records)
+        self.logger.log("mean_fg_dice", mean, self.current_epoch)
+        self.logger.log("dice_per_class_or_region", per_class, self.current_epoch)
+        self.logger.log("val_losses", float(np.mean(losses)), self.current_epoch)
+
+    def on_epoch_end(self) -> None:
+        """As nnU-Net, and keep the model if its validation Dice is the best so far."""
+        super().on_epoch_end()
+        *before, dice = (0.0 if math.isnan(value) else value for value in self.logger.get_value("mean_fg_dice", None))
+        if not before or dice > max(before):
+            self.print_to_log_file(f"Best validation Dice so far: {dice:.4f}, this model is kept")
+            self.current_epoch -= 1  # as nnU-Net's on_train_end: it has been counted up already
+            self.save_checkpoint(os.path.join(self.output_folder, "checkpoint_best.pth"))
+            self.current_epoch += 1
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        """As nnU-Net; the best Dice so far is in the restored log."""
+        super().load_checkpoint(filename_or_checkpoint)
+        self._best_ema = math.inf
+
+    def on_train_end(self) -> None:
+        """As nnU-Net, then make the best model the final one, for the validation that follows and for predictions."""
+        super().on_train_end()
+        best, final = (Path(self.output_folder) / f"checkpoint_{name}.pth" for name in ("best", "final"))
+        if self.is_ddp:
+            dist.barrier()
+        if not best.is_file() or not final.is_file():  # checkpointing was switched off
+            return
+        kept = torch.load(best, map_location="cpu", weights_only=False)
+        self._bare_network().load_state_dict(kept["network_weights"])
+        if self.is_ddp:
+            dist.barrier()
+        if self.local_rank == 0:
+            checkpoint = torch.load(final, map_location="cpu", weights_only=False)
+            checkpoint.update(network_weights=kept["network_weights"], kept_epoch=kept["current_epoch"] - 1)
+            partial = final.with_suffix(".partial")
+            torch.save(checkpoint, partial)
+            os.replace(partial, final)
+            self.print_to_log_file(f"The model kept is that of epoch {checkpoint['kept_epoch']}")
+
+
+class nnUNetTrainer_XAttnRes_Paper(PaperRecipe, nnUNetTrainer_XAttnRes):
+    """The paper's recipe for its U-Net, or any plain or residual-encoder U-Net: one output, no deep supervision."""
+
+
+class nnUNetTrainer_EMCAD_Paper(PaperRecipe, nnUNetTrainer_EMCAD):
+    """The paper's recipe for EMCAD: pretrained encoder, and the loss over the fifteen subsets of its four outputs."""
+
+    several_outputs = True
+
+
+def _counts(logits: Tensor, target: Tensor, regions: bool, ignore_label: int | None) -> np.ndarray:
+    """True positives, false positives and false negatives ``[B, 3, classes]``, background left out."""
+    mask = None
+    if regions:
+        predicted = (logits > 0).float()
+        if ignore_label is not None:
+            mask, target = ~target[:, -1:].bool(), target[:, :-1]
+    else:
+        predicted = torch.zeros(logits.shape, device=logits.device)
+        predicted.scatter_(1, logits.argmax(1, keepdim=True), 1)
+        if ignore_label is not None:
+            mask = target != ignore_label
+            target = torch.where(mask, target, 0)
+    mask = None if mask is None else mask.float()
+    true_positive, false_positive, false_negative, _ = get_tp_fp_fn_tn(predicted, target, axes=[2, 3], mask=mask)
+    counts = torch.stack((true_positive, false_positive, false_negative), 1)
+    return (counts if regions else counts[:, :, 1:]).cpu().numpy()

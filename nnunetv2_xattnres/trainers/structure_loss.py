@@ -1,0 +1,41 @@
+"""The loss of EMCAD's recipe for binary data sets: weighted cross-entropy and weighted IoU."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class WeightedBCEIoULoss(nn.Module):
+    """Cross-entropy and IoU in which pixels near the object's edge weigh up to six times as much (Wei et al., 2020).
+
+    With y the mask and p the foreground's probability, each image gives ``sum(w * bce) / sum(w)`` plus
+    ``1 - (sum(w p y) + 1) / (sum(w (p + y - p y)) + 1)``, where ``w = 1 + 5 |mean of y over 31x31 pixels - y|``.
+
+    Args:
+        regions: Whether targets are one channel a region (nnU-Net's region-based training), not labels.
+        ignore_label: Label (or, with regions, ``True`` for a last channel) of pixels that do not count.
+    """
+
+    def __init__(self, regions: bool = False, ignore_label: int | None = None) -> None:
+        super().__init__()
+        self.regions, self.ignore_label = regions, ignore_label
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Mean over the images of logits ``[B, 2, H, W]`` (one channel with regions) and targets ``[B, 1, H, W]``."""
+        # softmax over background and foreground is the sigmoid of their difference
+        logit = logits[:, :1] if self.regions else logits[:, 1:2] - logits[:, :1]
+        counted = torch.ones_like(logit)
+        if self.ignore_label is not None:
+            counted = (~target[:, -1:].bool() if self.regions else target != self.ignore_label).to(logit.dtype)
+        mask = ((target[:, :1] if self.regions else target == 1).to(logit.dtype)) * counted
+        mean = F.avg_pool2d(mask, 31, stride=1, padding=15)
+        weight = (1 + 5 * (mean - mask).abs()).float() * counted
+        bce = F.binary_cross_entropy_with_logits(logit.float(), mask.float(), reduction="none")
+        probability = logit.float().sigmoid()
+        axes = (1, 2, 3)
+        cross_entropy = (weight * bce).sum(axes) / weight.sum(axes).clamp_min(1e-8)
+        shared = (weight * probability * mask).sum(axes)
+        union = (weight * (probability + mask)).sum(axes) - shared
+        return (cross_entropy + 1 - (shared + 1) / (union + 1)).mean()
