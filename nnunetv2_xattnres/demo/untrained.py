@@ -1,0 +1,37 @@
+"""Predictions of the same network before it has learned anything: what the demo's Dice is compared with."""
+
+import contextlib
+import io
+from pathlib import Path
+
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+
+
+def predict_untrained(model: Path, images: Path, output: Path, *, device: str = "cpu", seed: int = 0) -> None:
+    """Predict every image with freshly initialised weights.
+
+    Args:
+        model: Folder of a trained model; its plans say which network to build, its weights are not used.
+        images: Folder of images in nnU-Net's naming.
+        output: Folder for the predictions, made if it is not there.
+        device: What to compute on.
+        seed: Of the weights.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net's notes on the device
+        predictor = nnUNetPredictor(device=torch.device(device), allow_tqdm=False)
+        predictor.initialize_from_trained_model_folder(str(model), use_folds=(0,))
+        torch.manual_seed(seed)
+        network = nnUNetTrainer.build_network_architecture(
+            predictor.plans_manager,
+            predictor.configuration_manager,
+            determine_num_input_channels(
+                predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json
+            ),
+            predictor.label_manager.num_segmentation_heads,
+            enable_deep_supervision=False,
+        )
+        predictor.list_of_parameters = [network.state_dict()]
+        predictor.predict_from_files_sequential(str(images), str(output))

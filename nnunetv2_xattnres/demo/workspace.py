@@ -1,0 +1,114 @@
+"""The demo's folder: nnU-Net's three folders in it, the stock commands that run there, and their log."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.ext_trainer import HOOK_FOLDER
+
+LOG = "log.txt"
+LINES_SHOWN = 15  # of the log, where a command fails
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """One folder that holds everything of a demo.
+
+    Attributes:
+        root: Absolute path of the folder.
+        device: What nnU-Net computes on: ``cpu``, ``cuda`` or ``mps``.
+    """
+
+    root: Path
+    device: str = "cpu"
+
+    @classmethod
+    def create(cls, root: Path, *, device: str = "cpu", overwrite: bool = False) -> "Workspace":
+        """Make the folder.
+
+        Raises:
+            InputError: if it exists and ``overwrite`` is false, or if it does not look like an earlier demo's.
+        """
+        root = root.expanduser().resolve()
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            if not overwrite:
+                raise InputError(f"{root} exists: add --overwrite to replace it, or name another one with --output")
+            if not (root / LOG).is_file():
+                raise InputError(
+                    f"{root} was not written by the demo, so --overwrite leaves it alone: name another one"
+                )
+            shutil.rmtree(root)
+        workspace = cls(root, device)
+        try:
+            for folder in (workspace.raw, workspace.preprocessed, workspace.results):
+                folder.mkdir(parents=True)
+            (root / LOG).touch()
+        except OSError as error:
+            raise InputError(f"cannot write to {root}: name another folder with --output", [str(error)]) from error
+        return workspace
+
+    @property
+    def raw(self) -> Path:
+        """``nnUNet_raw``."""
+        return self.root / "nnUNet_raw"
+
+    @property
+    def preprocessed(self) -> Path:
+        """``nnUNet_preprocessed``."""
+        return self.root / "nnUNet_preprocessed"
+
+    @property
+    def results(self) -> Path:
+        """``nnUNet_results``."""
+        return self.root / "nnUNet_results"
+
+    @property
+    def folders(self) -> dict[str, str]:
+        """The three variables of nnU-Net that point into this folder."""
+        return {path.name: str(path) for path in (self.raw, self.preprocessed, self.results)}
+
+    def run(self, *command: object, hook: bool = False, show: bool = False) -> None:
+        """Run one nnU-Net command, printed as it would be typed.
+
+        Args:
+            command: The command and its arguments.
+            hook: Set ``nnUNet_extTrainer`` (needed for training, and for nothing else).
+            show: Let its output through to the terminal; otherwise it goes to the log.
+
+        Raises:
+            InputError: if the command fails, with the end of what it printed.
+        """
+        words = [str(word) for word in command]
+        # paths below the demo's folder are shown relative to it: the lines stay short
+        print(f"    {shlex.join(words).replace(str(self.root) + os.sep, '')}", flush=True)
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("nnUNet_")}
+        environment |= self.folders
+        # a handful of small images: extra processes take longer to start than to work; planning cannot do with none
+        environment |= {"nnUNet_def_n_proc": "1", "nnUNet_n_proc_DA": "0" if hook else "1"}
+        if hook:
+            environment["nnUNet_extTrainer"] = str(HOOK_FOLDER)
+        words[0] = find_command(words[0])
+        with (self.root / LOG).open("a", encoding="utf-8") as log:
+            print(f"$ {shlex.join(words)}", file=log, flush=True)
+            streams = {} if show else {"stdout": log, "stderr": subprocess.STDOUT}
+            code = subprocess.run(words, env=environment, check=False, **streams).returncode
+        if code != 0:
+            tail = [] if show else (self.root / LOG).read_text(encoding="utf-8").splitlines()[-LINES_SHOWN:]
+            raise InputError(f"{command[0]} failed (exit code {code}): what it printed is in {self.root / LOG}", tail)
+
+
+def find_command(name: str) -> str:
+    """The path of an installed command, first beside this Python (a virtual environment need not be activated).
+
+    Raises:
+        InputError: if there is none.
+    """
+    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+    if found is None:
+        raise InputError(f"the command {name} is not installed here: type `nnunetv2_xattnres doctor`")
+    return found
