@@ -124,7 +124,7 @@ def check_folders() -> Iterator[Finding]:
         else:
             free = shutil.disk_usage(value).free / 1e9
             yield Finding(OK, f"{name} is {value} ({free:.0f} GB free)")
-    if os.environ.get("nnUNet_n_proc_DA") == "0":
+    if os.environ.get("nnUNet_n_proc_DA") == "0":  # noqa: SIM112  nnU-Net's own name
         yield Finding(
             NOTE,
             "nnUNet_n_proc_DA is 0: training works (augmentation in the main process), planning stops with an error",
