@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import nibabel as nib
 import numpy as np
+import SimpleITK as sitk
 
 from nnunetv2_xattnres.dataset_conversion.base import Case, Checked, Dataset, Summary, main
 from nnunetv2_xattnres.dataset_conversion.layout import index_files, pair, subfolder
@@ -138,6 +139,9 @@ class Synapse(Dataset):
             checked.problems.append(f"{case.mask}: has the shape {label.shape}, its image {image.shape}")
         elif not np.allclose(label.affine, image.affine, rtol=1e-5, atol=1e-3):
             checked.problems.append(f"{case.mask}: has another affine than {case.image.name}: it is shifted or turned")
+        unreadable = _refusal(case.image)
+        if unreadable:
+            checked.problems.append(f"{case.image}: nnU-Net's reader refuses it ({unreadable})")
         present = sorted(set().union(*(np.unique(piece).tolist() for piece in np.moveaxis(codes, 2, 0))))
         unknown = [f"{code:g}" for code in present if code not in range(14)]
         if unknown:
@@ -179,6 +183,18 @@ def convert_synapse(source: str | Path, *, splits: str = "cv", seed: int = 0, **
 
 def _has_both(folder: Path) -> bool:
     return subfolder(folder, "img") is not None and subfolder(folder, "label") is not None
+
+
+def _refusal(path: Path) -> str:
+    """Why SimpleITK, which nnU-Net reads with, refuses the header (sheared axes, for one); empty if it does not."""
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("NiftiImageIO")
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        return " ".join(str(error).splitlines()[-1].removeprefix("ITK ERROR: ").split())
+    return ""
 
 
 def _load(path: Path, problems: list[str]) -> tuple[Any, Any]:

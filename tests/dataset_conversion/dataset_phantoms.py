@@ -78,8 +78,14 @@ def isic2017(root: Path, counts: tuple[int, int, int] = (10, 3, 4)) -> Path:
 
 
 BTCV = (*range(1, 11), *range(21, 41))
+TURN = np.deg2rad(10)  # an oblique scan: turned about the patient's axis
 AFFINE = np.array(
-    [[-0.7578125, 0.01, 0, 178.25], [0.02, 0.7578125, 0.003, -171.7], [0, 0.1, 3, -1040.123], [0, 0, 0, 1]]
+    [
+        [-0.7578125 * np.cos(TURN), 0.7578125 * np.sin(TURN), 0, 178.25],
+        [-0.7578125 * np.sin(TURN), -0.7578125 * np.cos(TURN), 0, -171.7],
+        [0, 0, 3, -1040.123],
+        [0, 0, 0, 1],
+    ]
 )
 
 

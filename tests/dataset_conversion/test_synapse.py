@@ -93,6 +93,11 @@ def test_every_problem_is_listed_and_nothing_is_written(tmp_path):
     for folder in (images, labels):
         (folder / f"{folder.name}0009.nii.gz").rename(folder / f"{folder.name}0050.nii.gz")
     (images / "IMG0010.nii").write_bytes(b"")
+    sheared = AFFINE.copy()
+    sheared[0, 1] += 0.2
+    for kind, folder in (("img", images), ("label", labels)):
+        path = folder / f"{kind}0021.nii.gz"
+        nib.save(nib.Nifti1Image(np.asarray(nib.load(path).dataobj), sheared), path)
     before = snapshot(tmp_path)
     with pytest.raises(InputError) as caught:
         Synapse().convert(source, raw=tmp_path / "raw")
@@ -106,6 +111,7 @@ def test_every_problem_is_listed_and_nothing_is_written(tmp_path):
         (images / "img0007.nii.gz", "has no mask"),
         (labels / "label0008.nii.gz", "is a mask without an image"),
         (images / "img0050.nii.gz", "is none of the 30 volumes"),
+        (images / "img0021.nii.gz", "nnU-Net's reader refuses it (ITK only supports orthonormal direction cosines"),
         (images / "img0010.nii.gz", "a second file for the same case, beside IMG0010.nii"),
     )
     for path, reason in expected:

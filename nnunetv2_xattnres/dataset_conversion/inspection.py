@@ -1,0 +1,198 @@
+"""``nnunetv2_xattnres inspect N``: what is in a raw data set, what is wrong with it, and a picture of its cases."""
+
+import argparse
+import os
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nnunetv2_xattnres.dataset_conversion.overlap import find_overlap
+from nnunetv2_xattnres.dataset_conversion.raw_dataset import RawCase, RawDataset, Reading
+from nnunetv2_xattnres.dataset_conversion.summary import describe_sizes
+from nnunetv2_xattnres.dataset_conversion.workers import available_cores, map_cases
+from nnunetv2_xattnres.errors import InputError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The data set, and what becomes of the picture."""
+    parser.description = (
+        "Read every case of a data set in nnUNet_raw with nnU-Net's own reader; report cases, sizes, spacings, class "
+        "frequencies, splits, and what train, validation and test share; draw random cases with their masks outlined. "
+        "Exit code 1 where something is wrong."
+    )
+    parser.add_argument("dataset", metavar="N", help="number or name of the data set")
+    parser.add_argument(
+        "--sheet", type=Path, metavar="PNG", help="the picture (default: DatasetNNN_NAME_cases.png in this folder)"
+    )
+    parser.add_argument("--cases", type=int, default=12, metavar="N", help="cases on the picture (default 12; 0: none)")
+    parser.add_argument("--seed", type=int, default=0, help="which cases are drawn (default 0)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the picture if it exists")
+    parser.add_argument("--workers", type=int, metavar="N", help="threads (default: the cores, 4 at most)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report, write the picture; 1 where something is wrong."""
+    dataset = RawDataset.open(args.dataset)
+    sheet = args.sheet or Path(f"{dataset.folder.name}_cases.png")
+    if args.cases > 0 and sheet.exists() and not args.overwrite:
+        raise InputError(
+            f"{sheet} exists already: --overwrite replaces it, --sheet PNG names another, --cases 0 draws none"
+        )
+    if args.cases > 0 and not sheet.absolute().parent.is_dir():
+        raise InputError(f"{sheet.absolute().parent}: there is no such folder for the picture")
+    lines, problems = inspect_dataset(dataset, workers=args.workers)
+    print("\n".join(lines))
+    if args.cases > 0:
+        drawn = draw_cases(dataset, sheet, count=args.cases, seed=args.seed)
+        print(f"picture\n  {sheet if drawn else 'none: no case can be read'}")
+    if problems:
+        print("wrong\n" + "\n".join(f"  - {problem}" for problem in problems))
+    else:
+        print("nothing is wrong")
+    return 1 if problems else 0
+
+
+def inspect_dataset(
+    dataset: RawDataset, *, workers: int | None = None, progress: bool = True
+) -> tuple[list[str], list[str]]:
+    """The report as lines, and what is wrong, each with its file.
+
+    Sequences on two sides are reported and not counted as wrong: splits by frame, the usual ones, have them.
+    """
+    cases = [*dataset.cases("Tr"), *dataset.cases("Ts")]
+    workers = workers or min(4, available_cores())
+    readings = map_cases(dataset.examine, cases, workers=workers, progress=progress, description="reading")
+    problems = [problem for reading in readings for problem in reading.problems]
+    training = [case.name for case in cases if case.part == "Tr"]
+    test = [case.name for case in cases if case.part == "Ts"]
+    if not training:
+        problems.append(f"{dataset.folder / 'imagesTr'}: holds no case")
+    if dataset.description.get("numTraining", len(training)) != len(training):
+        count = dataset.description["numTraining"]
+        problems.append(f"{dataset.folder / 'dataset.json'}: numTraining is {count}, imagesTr holds {len(training)}")
+    digests = {(case.part, case.name): reading.digest for case, reading in zip(cases, readings, strict=True)}
+    split_lines, split_problems = _describe_splits(dataset, training, test, digests)
+    lines = [
+        f"{dataset.folder}",
+        f"  {dataset.description.get('description', '')}".rstrip(),
+        *_describe_cases(readings, len(training), len(test)),
+        *_describe_classes(dataset, readings),
+        *split_lines,
+    ]
+    return [line for line in lines if line], problems + split_problems
+
+
+def draw_cases(dataset: RawDataset, path: Path, *, count: int = 12, seed: int = 0) -> int:
+    """Write the contact sheet of ``count`` random readable cases, the labels outlined; returns how many were drawn."""
+    from nnunetv2_xattnres.visualization.contact_sheet import draw_contact_sheet, make_tile
+
+    cases: list[RawCase] = [*dataset.cases("Tr"), *dataset.cases("Ts")]
+    random.Random(seed).shuffle(cases)
+    folds, _ = dataset.splits()
+    validation = set(folds[0]["val"]) if folds else set()
+    ct = str(next(iter(dataset.description["channel_names"].values()))).lower() == "ct"
+    tiles = []
+    for case in cases:
+        if len(tiles) == count:
+            break
+        try:
+            image, label, properties = dataset.read(case)
+        except Exception:  # reported by `inspect_dataset`
+            continue
+        if label is not None and label.shape != image.shape[1:]:
+            continue
+        role = "test" if case.part == "Ts" else "validation" if case.name in validation else "train"
+        direction = properties.get("sitk_stuff", {}).get("direction", ())
+        title = f"{case.name}  ({role})"
+        tiles.append(make_tile(title, image, label, properties["spacing"], ct=ct, direction=direction))
+    if not tiles:
+        return 0
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draw_contact_sheet(
+            partial, tiles, dataset.label_names, f"{dataset.folder.name}: {len(tiles)} of {len(cases)} cases"
+        )
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return len(tiles)
+
+
+def _describe_cases(readings: Sequence[Reading], training: int, test: int) -> list[str]:
+    flat = all(reading.size[:1] == (1,) for reading in readings if reading.size)
+    sizes = Counter(reading.size[flat:] for reading in readings if reading.size)
+    lines = ["cases", f"  imagesTr {training}, imagesTs {test}"]
+    if sizes:
+        lines.append(f"  size     {describe_sizes(sizes)} ({'y x' if flat else 'z y x'})")
+        spacings = np.array([reading.spacing[flat:] for reading in readings if reading.spacing])
+        low, middle, high = spacings.min(axis=0), np.median(spacings, axis=0), spacings.max(axis=0)
+        same = np.allclose(low, high)
+        shown = [" ".join(f"{value:g}" for value in np.round(row, 4)) for row in (low, middle, high)]
+        lines.append(f"  spacing  {shown[0] if same else f'median {shown[1]}, from {shown[0]} to {shown[2]}'}")
+    return lines
+
+
+def _describe_classes(dataset: RawDataset, readings: Sequence[Reading]) -> list[str]:
+    labelled = [reading.counts for reading in readings if reading.counts]
+    total = sum(sum(counts.values()) for counts in labelled)
+    width = max(map(len, dataset.label_names.values()), default=0)
+    spread = "within these cases: smallest, median, largest share"
+    lines = [f"classes  {'':<{width - 4}}    share  cases          {spread}"]
+    for value, name in dataset.label_names.items():
+        shares = [counts[value] / sum(counts.values()) for counts in labelled if counts.get(value)]
+        overall = sum(counts.get(value, 0) for counts in labelled) / max(1, total)
+        extent = f"{min(shares):.2%}  {np.median(shares):.2%}  {max(shares):.2%}" if shares else "-"
+        cases = f"{len(shares)} of {len(labelled)}"
+        lines.append(f"  {value:<2} {name:<{width}}  {overall:7.2%}  {cases:<13}  {extent}")
+    return lines
+
+
+def _describe_splits(
+    dataset: RawDataset, training: Sequence[str], test: Sequence[str], digests: Mapping[tuple[str, str], str]
+) -> tuple[list[str], list[str]]:
+    folds, problems = dataset.splits()
+    lines = ["splits"]
+    if not folds:
+        lines.append("  no splits_final.json: nnU-Net makes 5 random folds of its own, where there are 5 cases")
+    source = dataset.folder / "splits_final.json"
+    pairs: list[tuple[str, tuple[str, list[str]], tuple[str, list[str]]]] = []
+    for number, fold in enumerate(folds):
+        lines.append(f"  fold {number}  {len(fold['train'])} train, {len(fold['val'])} validate")
+        unknown = sorted({*fold["train"], *fold["val"]} - set(training))
+        problems += [f"{source}: fold {number} names {name}, which is not in imagesTr" for name in unknown]
+        pairs.append((f"fold {number}", ("train", fold["train"]), ("validation", fold["val"])))
+    if len(folds) == 1:  # with more folds, every case trains in one of them
+        pairs += [("fold 0", side, ("test", list(test))) for side in pairs[0][1:]]
+    else:
+        pairs.append(("all", ("imagesTr", list(training)), ("test", list(test))))
+    left = sorted(set(training) - {name for fold in folds for name in [*fold["train"], *fold["val"]]})
+    if folds and left:
+        lines.append(f"  {len(left)} cases of imagesTr are in no fold: {_few(left)}")
+
+    lines.append(f"overlap {'':<22}  names  sequences  identical images")
+    for title, (first, firsts), (second, seconds) in pairs:
+        overlap = find_overlap(
+            [("Tr", name) for name in firsts],
+            [("Ts" if second == "test" else "Tr", name) for name in seconds],
+            dataset.sequences,
+            digests,
+        )
+        sides = f"{first} and {second}"
+        sequences = str(len(overlap.sequences)) if dataset.sequences else "unknown"
+        shared = f"   (sequences {_few(overlap.sequences)})" if overlap.sequences else ""
+        lines.append(
+            f"  {title:<6}  {sides:<20}  {len(overlap.names):>5}  {sequences:>9}  {len(overlap.images):>16}{shared}"
+        )
+        if overlap.names:
+            problems.append(f"{title}: {sides} share {len(overlap.names)} cases: {_few(overlap.names)}")
+        others = [f"{one} = {other}" for one, other in overlap.images if one != other]
+        if others:
+            problems.append(f"{title}: {sides} share {len(others)} images under two names: {_few(others)}")
+    return lines, problems
+
+
+def _few(texts: Sequence[str], count: int = 6) -> str:
+    return ", ".join(texts[:count]) + (f" and {len(texts) - count} more" if len(texts) > count else "")

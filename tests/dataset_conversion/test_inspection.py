@@ -1,0 +1,217 @@
+import json
+import shutil
+
+import dataset_phantoms as phantoms
+import nibabel as nib
+import numpy as np
+import pytest
+from dataset_phantoms import mask, picture, save
+from PIL import Image
+
+from nnunetv2_xattnres.cli import main
+from nnunetv2_xattnres.dataset_conversion.clinicdb import convert_clinicdb
+from nnunetv2_xattnres.dataset_conversion.inspection import inspect_dataset
+from nnunetv2_xattnres.dataset_conversion.overlap import find_overlap
+from nnunetv2_xattnres.dataset_conversion.raw_dataset import RawDataset
+from nnunetv2_xattnres.dataset_conversion.synapse import convert_synapse
+from nnunetv2_xattnres.errors import InputError
+
+
+@pytest.fixture
+def raw(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("nnUNet_preprocessed", raising=False)
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    return tmp_path / "raw"
+
+
+@pytest.fixture
+def clinicdb(raw, tmp_path):
+    """20 frames of 10 sequences, two a sequence, split by frame."""
+    source = phantoms.clinicdb(tmp_path / "source")
+    rows = [f"{number},{(number + 1) // 2}" for number in range(1, 21)]
+    (source / "metadata.csv").write_text("\n".join(["frame_id,sequence_id", *rows]))
+    return convert_clinicdb(source, raw=raw).folder
+
+
+def change_splits(folder, change):
+    path = folder / "splits_final.json"
+    splits = json.loads(path.read_text())
+    change(splits)
+    path.write_text(json.dumps(splits))
+    return splits
+
+
+def test_report_and_picture(clinicdb, capsys):
+    assert main(["inspect", "501"]) == 0
+    output = capsys.readouterr().out
+    pixels = [mask(number) > 0 for number in range(1, 21)]
+    for text in (
+        "imagesTr 18, imagesTs 2",
+        "size     24x32 (y x)",
+        "spacing  1 1",
+        f"1  polyp       {np.mean(pixels):7.2%}  20 of 20",
+        "fold 0  16 train, 2 validate",
+        "nothing is wrong",
+    ):
+        assert text in output, output
+    with Image.open("Dataset501_CVCClinicDB_cases.png") as sheet:
+        assert min(sheet.size) > 500
+
+
+def test_picture_is_not_overwritten(clinicdb, capsys, tmp_path):
+    sheet = tmp_path / "sheet.png"
+    sheet.write_text("mine")
+    assert main(["inspect", "501", "--sheet", str(sheet)]) == 2
+    assert "exists already: --overwrite" in capsys.readouterr().err
+    assert sheet.read_text() == "mine"
+    assert main(["inspect", "Dataset501_CVCClinicDB", "--sheet", str(sheet), "--overwrite", "--cases", "3"]) == 0
+    assert Image.open(sheet).format == "PNG"
+    assert main(["inspect", "501", "--sheet", str(tmp_path / "nowhere" / "sheet.png")]) == 2
+
+
+def test_the_same_seed_draws_the_same_picture(clinicdb, tmp_path):
+    for name, seed in (("one", 0), ("two", 0), ("other", 1)):
+        main(["inspect", "501", "--sheet", str(tmp_path / f"{name}.png"), "--seed", str(seed), "--cases", "4"])
+    sheets = [(tmp_path / f"{name}.png").read_bytes() for name in ("one", "two", "other")]
+    assert sheets[0] == sheets[1] != sheets[2]
+
+
+def test_sequences_on_two_sides_are_counted(clinicdb, raw, tmp_path):
+    lines, problems = inspect_dataset(RawDataset.open("501"))
+    split = json.loads((clinicdb / "splits_final.json").read_text())[0]
+    sequences = {side: {(int(name[-3:]) + 1) // 2 for name in split[side]} for side in ("train", "val")}
+    shared = len(sequences["train"] & sequences["val"])
+    assert shared > 0
+    (line,) = [line for line in lines if "train and validation" in line]
+    assert line.split()[5:8] == ["0", str(shared), "0"]
+    assert problems == []  # the usual split by frame; the report says it
+
+    shutil.rmtree(clinicdb)
+    convert_clinicdb(tmp_path / "source", raw=raw, split="sequence")
+    lines, _ = inspect_dataset(RawDataset.open("501"))
+    for line in lines[-3:]:
+        assert line.split()[-3:] == ["0", "0", "0"], line
+
+
+def test_leaks_are_wrong(clinicdb):
+    names = change_splits(clinicdb, lambda splits: splits[0]["val"].append(splits[0]["train"][0]))[0]
+    test = next((clinicdb / "imagesTs").iterdir())
+    shutil.copy(test, clinicdb / "imagesTr" / f"{names['train'][1]}_0000.png")
+    _, problems = inspect_dataset(RawDataset.open("501"))
+    assert problems == [
+        f"fold 0: train and validation share 1 cases: {names['train'][0]}",
+        f"fold 0: train and test share 1 images under two names: {names['train'][1]} = {test.name[:-9]}",
+    ]
+    assert main(["inspect", "501", "--cases", "0"]) == 1
+
+
+def test_broken_cases_are_wrong(clinicdb, capsys):
+    names = [path.name.removesuffix("_0000.png") for path in sorted((clinicdb / "imagesTr").iterdir())]
+    images, labels = clinicdb / "imagesTr", clinicdb / "labelsTr"
+    save(labels / f"{names[0]}.png", mask(1))
+    save(labels / f"{names[1]}.png", mask(1, (24, 30)) // 255)
+    (labels / f"{names[2]}.png").unlink()
+    save(images / f"{names[3]}_0000.png", picture(3)[..., 0])
+    (images / f"{names[4]}_0000.png").write_text("no image")
+    (images / f"{names[5]}_0000.png").unlink()
+    assert main(["inspect", "501"]) == 1
+    output = capsys.readouterr().out
+    for path, reason in (
+        (labels / f"{names[0]}.png", "holds 255, which dataset.json does not name"),
+        (labels / f"{names[1]}.png", "has the size (1, 24, 30), its image (1, 24, 32)"),
+        (images / f"{names[2]}_0000.png", "has no label in labelsTr"),
+        (images / f"{names[3]}_0000.png", "1 channels, expected 3"),
+        (images / f"{names[4]}_0000.png", f"case {names[4]} cannot be read"),
+        (clinicdb / "dataset.json", "numTraining is 18, imagesTr holds 17"),
+        (clinicdb / "splits_final.json", f"fold 0 names {names[5]}, which is not in imagesTr"),
+    ):
+        assert f"- {path}: {reason}" in output, output
+
+
+def test_no_case_can_be_read(clinicdb, capsys, tmp_path):
+    for path in clinicdb.glob("images*/*"):
+        path.write_text("no image")
+    assert main(["inspect", "501"]) == 1
+    assert "none: no case can be read" in capsys.readouterr().out
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_stale_splits_in_the_preprocessed_folder(clinicdb, tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
+    stale = tmp_path / "preprocessed" / clinicdb.name
+    stale.mkdir(parents=True)
+    shutil.copy(clinicdb / "splits_final.json", stale)
+    assert inspect_dataset(RawDataset.open("501"))[1] == []
+    change_splits(stale, lambda splits: splits[0]["train"].pop())
+    lines, problems = inspect_dataset(RawDataset.open("501"))
+    (problem,) = problems
+    assert problem.startswith(f"{stale / 'splits_final.json'}: differs from the one in {clinicdb}")
+    assert "  fold 0  15 train, 2 validate" in lines
+    assert any("1 cases of imagesTr are in no fold" in line for line in lines)
+
+
+def test_volumes(raw, tmp_path, capsys):
+    convert_synapse(phantoms.synapse(tmp_path / "source"), raw=raw)
+    assert main(["inspect", "504"]) == 0
+    output = capsys.readouterr().out
+    spacing = " ".join(f"{length:g}" for length in np.round(nib.affines.voxel_sizes(phantoms.AFFINE)[::-1], 4))
+    assert "size     5x6x7 (z y x)" in output
+    assert f"spacing  {spacing}" in output
+    assert "8  aorta" in output
+    assert "all     imagesTr and test" in output
+
+    shutil.rmtree(raw)
+    convert_synapse(tmp_path / "source", raw=raw, splits="literature")
+    assert main(["inspect", "504", "--cases", "0"]) == 1
+    assert "fold 0: validation and test share 12 cases" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("7", "data set 7 is not there; there are: Dataset501_CVCClinicDB"), ("Dataset501_X", "is not there")],
+)
+def test_unknown_data_set(clinicdb, capsys, name, message):
+    assert main(["inspect", name]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_broken_descriptions(clinicdb):
+    (clinicdb / "dataset.json").write_text("{}")
+    with pytest.raises(InputError, match="lacks channel_names, labels, file_ending"):
+        RawDataset.open("501")
+    (clinicdb / "dataset.json").write_text("{")
+    with pytest.raises(InputError, match="cannot be read"):
+        RawDataset.open("501")
+    (clinicdb.parent / "Dataset501_Other").mkdir()
+    with pytest.raises(InputError, match="belongs to Dataset501_CVCClinicDB and Dataset501_Other"):
+        RawDataset.open("501")
+
+
+def test_regions_and_ignore(raw):
+    folder = raw / "Dataset001_Regions"
+    folder.mkdir(parents=True)
+    labels = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
+    (folder / "dataset.json").write_text(
+        json.dumps({"channel_names": {"0": "MR"}, "labels": labels, "file_ending": ".png", "numTraining": 1})
+    )
+    save(folder / "imagesTr" / "a_0000.png", picture(1)[..., 0])
+    save(folder / "labelsTr" / "a.png", np.arange(24 * 32, dtype=np.uint8).reshape(24, 32) % 4)
+    lines, problems = inspect_dataset(RawDataset.open("1"))
+    assert problems == []
+    assert [line.split()[:2] for line in lines if "1 of 1" in line] == [
+        ["0", "background"],
+        ["1", "value"],
+        ["2", "value"],
+        ["3", "ignore"],
+    ]
+
+
+def test_find_overlap():
+    digests = {("Tr", "a"): "x", ("Tr", "b"): "y", ("Ts", "b"): "y", ("Ts", "c"): "x", ("Ts", "d"): ""}
+    overlap = find_overlap(
+        [("Tr", "a"), ("Tr", "b")], [("Ts", "b"), ("Ts", "c"), ("Ts", "d")], {"a": "10", "c": "10", "b": "9"}, digests
+    )
+    assert overlap.names == ["b"]
+    assert overlap.sequences == ["9", "10"]
+    assert overlap.images == [("a", "c"), ("b", "b")]
