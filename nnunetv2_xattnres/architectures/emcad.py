@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,8 +59,6 @@ class EMCADNet(AnySizeNetwork):
         deep_supervision: bool = False,
         strides: Sequence[Sequence[int]] | None = None,
     ) -> None:
-        import timm  # takes seconds, and every network of a plans file imports this module
-
         super().__init__(32, input_size)
         if encoder not in ENCODERS:
             raise ValueError(f"unknown encoder {encoder!r}: the valid names are {', '.join(ENCODERS)}")
@@ -79,7 +78,7 @@ class EMCADNet(AnySizeNetwork):
             if input_channels == 3
             else nn.Sequential(nn.Conv2d(input_channels, 3, 1), nn.BatchNorm2d(3), nn.ReLU())
         )
-        self.encoder = timm.create_model(encoder, pretrained=False, features_only=True)
+        self.encoder = _pvt(encoder)
         widths = self.encoder.feature_info.channels()
         self.decoder = EMCADDecoder(widths, self.routing, deep_supervision)
         self.heads = SegmentationHeads(widths, num_classes)
@@ -94,3 +93,11 @@ class EMCADNet(AnySizeNetwork):
         """Logits of an input ``[B, C, H, W]``, H and W multiples of 32, each brought to that size."""
         outputs = self.heads(self.decoder(self.encoder(self.stem(x))))
         return [F.interpolate(logits, x.shape[2:], mode="bilinear") for logits in outputs]
+
+
+def _pvt(name: str) -> nn.Module:
+    """timm's PVTv2 as a list of features at strides 4, 8, 16 and 32, with random weights."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torchvision's, about torch.jit
+        import timm  # takes seconds, and every network of a plans file imports this module
+    return timm.create_model(name, pretrained=False, features_only=True)

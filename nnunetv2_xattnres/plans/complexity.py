@@ -1,0 +1,191 @@
+"""``nnunetv2_xattnres complexity``: what every network and routing costs, with the paper's figures beside it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.plans.variants import NETWORKS, exists_in, has_variant, routing_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# Table 2: parameters in millions, multiply-accumulates in billions (256x256, three channels, one class)
+PAPER = {
+    ("paper-unet", "baseline"): (1.06, 2.50),
+    ("paper-unet", "both"): (1.28, 2.87),
+    ("emcad", "baseline"): (26.76, 5.60),
+    ("emcad", "both"): (28.09, 5.76),
+}
+ROUTINGS = ("baseline", "noskip", "replace", "both", "encoder", "decoder")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``complexity``."""
+    parser.add_argument(
+        "--size",
+        nargs="+",
+        type=int,
+        default=[256, 256],
+        metavar="N",
+        help="H W, or D H W (default: 256 256)",
+    )
+    parser.add_argument("--channels", type=int, default=3, help="input channels (3)")
+    parser.add_argument("--classes", type=int, default=1, help="output channels (1)")
+    parser.add_argument("--network", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="default: all")
+    parser.add_argument("--routing", nargs="+", choices=ROUTINGS, default=list(ROUTINGS), help="default: all")
+    parser.add_argument("--encoder", default="pvt_v2_b2", metavar="NAME", help="EMCAD's encoder (pvt_v2_b2)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print."""
+    if len(args.size) not in (2, 3) or min(args.size) < 1:
+        raise InputError(f"--size {' '.join(map(str, args.size))}: give two or three positive numbers")
+    networks = [network for network in args.network if exists_in(network, len(args.size))]
+    if not networks:
+        raise InputError(f"{' and '.join(args.network)} are 2D networks: give --size H W")
+    rows = measure_all(networks, args.routing, args.size, args.channels, args.classes, args.encoder)
+    if args.json:
+        print(
+            json.dumps({"input": [1, args.channels, *args.size], "classes": args.classes, "networks": rows}, indent=2)
+        )
+    else:
+        print_table(rows, args)
+    return 0
+
+
+def measure_all(
+    networks: Sequence[str], routings: Sequence[str], size: Sequence[int], channels: int, classes: int, encoder: str
+) -> list[dict[str, Any]]:
+    """One row a network and routing.
+
+    Returns:
+        ``network``, ``routing``, ``parameters``, ``macs``, ``activation_bytes``; ``over_baseline``, the same three as
+        differences (``None`` where the baseline was not asked for); ``paper``, with ``parameters``, ``macs`` and their
+        differences to the paper's baseline (``None`` where it prints none).
+    """
+    from nnunetv2_xattnres.plans.measure import measure
+
+    cells = [(network, routing) for network in networks for routing in routings if has_variant(network, routing)]
+    rows: list[dict[str, Any]] = []
+    for network, routing in tqdm(cells, desc="measuring", leave=False, disable=not sys.stderr.isatty()):
+        cost = measure(builder(network, routing, size, channels, classes, encoder), (1, channels, *size))
+        base = next((row for row in rows if (row["network"], row["routing"]) == (network, "baseline")), None)
+        paper = _paper(network, routing) if encoder == "pvt_v2_b2" or network != "emcad" else None
+        rows.append({
+            "network": network,
+            "routing": routing,
+            "parameters": cost.parameters,
+            "macs": cost.macs,
+            "activation_bytes": cost.activation_bytes,
+            "over_baseline": None if base is None else {
+                "parameters": cost.parameters - base["parameters"],
+                "macs": cost.macs - base["macs"],
+                "activation_bytes": cost.activation_bytes - base["activation_bytes"],
+            },
+            "paper": paper,
+        })  # fmt: skip
+    return rows
+
+
+def _paper(network: str, routing: str) -> dict[str, int] | None:
+    if (network, routing) not in PAPER:
+        return None
+    figures = []
+    for value, base, unit in zip(PAPER[network, routing], PAPER[network, "baseline"], (1e6, 1e9), strict=True):
+        figures += [round(value * unit), round((value - base) * unit)]
+    return dict(zip(("parameters", "parameters_over_baseline", "macs", "macs_over_baseline"), figures, strict=True))
+
+
+def builder(
+    network: str, routing: str, size: Sequence[int], channels: int, classes: int, encoder: str
+) -> Callable[[], nn.Module]:
+    """A function that builds the network; nnU-Net's two as its planner lays them out for a patch of ``size``."""
+    from nnunetv2_xattnres import architectures
+
+    values = routing_of(routing)
+    if network == "paper-unet":
+        return lambda: architectures.PaperUNet(channels, classes, routing=values)
+    if network == "emcad":
+        return lambda: architectures.EMCADNet(channels, classes, encoder=encoder, routing=values)
+    kwargs = unet_kwargs(size, residual=network == "resenc")
+    name = "XAttnResResidualEncoderUNet" if network == "resenc" else "XAttnResUNet"
+    return lambda: getattr(architectures, name)(
+        input_channels=channels, num_classes=classes, routing=values, deep_supervision=False, **kwargs
+    )
+
+
+def unet_kwargs(size: Sequence[int], residual: bool) -> dict[str, Any]:
+    """nnU-Net's defaults for a patch of ``size`` at spacing 1: halved down to 4 pixels, 32 channels doubled to 512."""
+    from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
+    from torch import nn
+
+    dims = len(size)
+    _, strides, kernels, patch, _ = get_pool_and_conv_props([1.0] * dims, list(size), 4, 999999)
+    if list(patch) != list(size):
+        wanted = " ".join(map(str, patch))
+        raise InputError(f"nnU-Net would not plan a patch of {' '.join(map(str, size))}: the next one is {wanted}")
+    stages = len(strides)
+    blocks = (1, 3, 4, *[6] * stages)[:stages] if residual else (2,) * stages
+    return {
+        "n_stages": stages,
+        "features_per_stage": [min(32 * 2**stage, 512 if dims == 2 else 320) for stage in range(stages)],
+        "conv_op": nn.Conv2d if dims == 2 else nn.Conv3d,
+        "kernel_sizes": kernels,
+        "strides": strides,
+        "n_blocks_per_stage" if residual else "n_conv_per_stage": blocks,
+        "n_conv_per_stage_decoder": ((1,) if residual else (2,)) * (stages - 1),
+        "conv_bias": True,
+        "norm_op": nn.InstanceNorm2d if dims == 2 else nn.InstanceNorm3d,
+        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "nonlin": nn.LeakyReLU,
+        "nonlin_kwargs": {"inplace": True},
+    }
+
+
+def print_table(rows: Sequence[dict[str, Any]], args: argparse.Namespace) -> None:
+    """The rows as a table of at most 100 columns."""
+    size = "x".join(map(str, args.size))
+    print(f"Input {args.channels} x {size}, {args.classes} output channel(s), batch 1, float32\n")
+    print(f"{'':20}{'parameters (M)':>16}{'MACs (G)':>15}{'activations':>14}   paper: M, G")
+    for line in _lines(rows):
+        print(line.rstrip())
+    print(
+        "\nIn brackets: over the baseline of the same network. MACs: multiply-accumulates of convolutions, linear"
+        "\nlayers and XAttnRes's products (EMCAD's encoder: without its attention). Activations: MiB at the peak"
+        "\nof a forward pass in training. Paper: Table 2, for 3 x 256x256 and one class."
+    )
+    if {"unet", "resenc"} & {row["network"] for row in rows}:
+        print("unet, resenc: nnU-Net's own networks as it plans them for this patch size.")
+
+
+def _lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    previous = None
+    for row in rows:
+        if previous not in (None, row["network"]):
+            yield ""
+        name = row["network"] if row["network"] != previous else ""
+        previous = row["network"]
+        over = row["over_baseline"]
+        parameters = _figure(row["parameters"], 1e6, over and over["parameters"])
+        macs = _figure(row["macs"], 1e9, over and over["macs"])
+        memory = f"{row['activation_bytes'] / 2**20:.0f}"
+        if over and row["routing"] != "baseline":
+            memory += f" ({over['activation_bytes'] / 2**20:+.0f})"
+        paper = row["paper"]
+        beside = ""
+        if paper:
+            beside = "   " + _figure(paper["parameters"], 1e6, paper["parameters_over_baseline"])
+            beside += ", " + _figure(paper["macs"], 1e9, paper["macs_over_baseline"])
+        yield f"{name:11}{row['routing']:9}{parameters:>16}{macs:>15}{memory:>14}{beside}"
+
+
+def _figure(value: int, unit: float, over: int | None) -> str:
+    return f"{value / unit:.2f}" + (f" ({over / unit:+.2f})" if over else "")

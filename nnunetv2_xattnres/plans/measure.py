@@ -1,0 +1,92 @@
+"""Counts what a network costs, without computing anything: parameters, multiply-accumulates, activation memory."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import FlopCounterMode
+
+# convolutions, linear layers and XAttnRes's products; not the encoder's attention, which thop leaves out as well
+_COUNTED = {torch.ops.aten.convolution, torch.ops.aten.addmm, torch.ops.aten.mm, torch.ops.aten.bmm}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one network costs.
+
+    Attributes:
+        parameters: Number of trainable values.
+        macs: Multiply-accumulates of convolutions, linear layers and XAttnRes's matrix products, in one forward pass.
+        activation_bytes: Peak of the tensors alive in a forward pass of a training, which keeps what the backward pass
+            needs.
+    """
+
+    parameters: int
+    macs: int
+    activation_bytes: int
+
+
+def measure(build: Callable[[], nn.Module], shape: Sequence[int]) -> Cost:
+    """Cost of the network that ``build`` returns, for an input of ``shape`` (``[B, C, *S]``), in float32.
+
+    The network is built without memory for its weights and run on tensors without content: every operation is really
+    called, so what is counted is what is computed. Memory is that of the tensors which PyTorch allocates, without the
+    weights, the input and the workspaces inside its kernels.
+    """
+    with torch.device("meta"):
+        network = build().train()
+    with FakeTensorMode():
+        state = {
+            name: torch.empty(tensor.shape, dtype=tensor.dtype, requires_grad=isinstance(tensor, nn.Parameter))
+            for name, tensor in [*network.named_parameters(), *network.named_buffers()]
+        }
+        x = torch.empty(tuple(shape))
+        with _LiveBytes() as live, FlopCounterMode(display=False) as flops:
+            torch.func.functional_call(network, state, (x,))
+    counts = flops.get_flop_counts().get("Global", {})
+    return Cost(
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        macs=sum(count for operation, count in counts.items() if operation in _COUNTED) // 2,
+        activation_bytes=live.peak,
+    )
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Follows the bytes of all storages created while it is active."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        before = {
+            id(tensor.untyped_storage())
+            for tensor in tree_iter((args, kwargs or {}))
+            if isinstance(tensor, torch.Tensor)
+        }
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(result):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                key = id(storage)
+                if key not in self._known and key not in before:  # neither a view nor in place
+                    self._known.add(key)
+                    self.now += storage.nbytes()
+                    weakref.finalize(storage, self._free, key, storage.nbytes())
+        self.peak = max(self.peak, self.now)
+        return result
+
+    def _free(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
