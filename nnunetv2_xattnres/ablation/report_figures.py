@@ -1,5 +1,6 @@
 """The drawn figures of a report: bars (Figure 1) and the curves of the trainings."""
 
+import math
 import re
 from typing import NamedTuple
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from nnunetv2_xattnres.ablation.observe import Observation
 from nnunetv2_xattnres.ablation.report_data import NETWORK_NAMES, Results, variant_name
-from nnunetv2_xattnres.ablation.report_paper import paper_dataset, paper_score
+from nnunetv2_xattnres.ablation.report_paper import paper_dataset, paper_in_table
 from nnunetv2_xattnres.ablation.statistics import seed_means
 from nnunetv2_xattnres.visualization.charts import Bar, Curve, bar_chart, curve_chart
 
@@ -20,29 +21,51 @@ class Figure(NamedTuple):
     caption: str
 
 
+# study: its variants in the paper's order, and the one that the dashed line is drawn for
+STUDY_BARS = {
+    "skip": (("baseline", "noskip", "replace", "both"), "baseline"),
+    "position": (("noskip", "encoder", "decoder", "replace"), "noskip"),
+    "init": (("both", "init_random", "init_kaiming", "init_xavier"), "both"),
+}
+
+
 def bar_figures(results: Results) -> list[Figure]:
-    """One chart a network, its bars in the order of the study."""
+    """One chart a study and network; the studies skip and backbone are one and the same chart."""
     dataset = paper_dataset(results.study.dataset)
     figures = []
-    for network in results.networks:
-        chosen = [item for item in results.configurations if item.network == network and item.seeds]
-        bars = []
-        for item in chosen:
-            values = [100 * value for value in seed_means(item.scores["dice"]) if not np.isnan(value)]
-            paper = paper_score(dataset, network, item.variant)
-            if values:
-                label = _bar_label(item.variant)
-                bars.append(Bar(label, item.variant, values, paper.dice if paper else None))
-        if not bars:
-            continue
-        base = next((sum(bar.values) / len(bar.values) for bar in bars if bar.variant == "baseline"), None)
-        name = f"bars-{network}"
-        figures.append(Figure(name, *bar_chart(NETWORK_NAMES.get(network, network), bars, base, name)))
+    for study, (variants, base) in STUDY_BARS.items():
+        for network in results.networks:
+            bars = []
+            for variant in variants:
+                item = results.find(network, variant)
+                asked = item is not None and ({study} | ({"backbone"} if study == "skip" else set())) & set(
+                    item.studies
+                )
+                values = [100 * value for value in seed_means(item.scores["dice"])] if item and asked else []
+                if values := [value for value in values if not math.isnan(value)]:
+                    paper = paper_in_table(study, dataset, network, variant)
+                    bars.append(Bar(_bar_label(study, variant), variant, values, paper.dice if paper else None))
+            if bars:
+                name = f"bars-{study}-{network}"
+                title = f"{NETWORK_NAMES.get(network, network)}: {STUDY_NAMES[study]}"
+                dashed = next((bar for bar in bars if bar.variant == base), None)
+                figures.append(Figure(name, *bar_chart(title, bars, dashed, name)))
     return figures
 
 
-def _bar_label(variant: str) -> str:
-    return variant_name(variant).replace(" only", "").removeprefix("both, ").replace(" init", "\ninit")
+STUDY_NAMES = {"skip": "skip connections", "position": "position, no skip connections", "init": "query initialisation"}
+
+
+def _bar_label(study: str, variant: str) -> str:
+    if study == "init":
+        return (
+            "zero"
+            if variant == "both"
+            else variant.removeprefix("init_").replace("kaiming", "Kaiming").replace("xavier", "Xavier")
+        )
+    if study == "position":
+        return {"noskip": "none", "replace": "full"}.get(variant, variant)
+    return variant_name(variant)
 
 
 def curve_figures(results: Results) -> list[Figure]:

@@ -11,9 +11,11 @@ def markdown(report: dict[str, Any]) -> str:
     if report["missing"]:
         lines += [f"**{report['missing_summary']}**", "", *_items(report["missing"])]
     if report["findings"]:
-        lines += ["## In short", "", *_items(report["findings"])]
+        lines += ["## In short", "", report["findings_rule"], ""]
+        lines += _items([f"{item.subject}: {item.numbers}: **{item.reading}**" for item in report["findings"]])
+    lines += [line for text in report["cautions"] for line in (f"**{text}**", "")]
     if report["tables"]:
-        lines += ["## Tables", ""]
+        lines += ["## Tables", "", *_items(report["reading"])]
         for table in report["tables"]:
             lines += [f"### {table.title}", "", *_table(table), "", *_items(table.notes)]
     for title, key in (("Dice by routing", "bars"), ("Training", "curves")):

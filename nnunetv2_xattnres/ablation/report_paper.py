@@ -94,6 +94,15 @@ def paper_score(dataset: str | None, network: str, variant: str) -> PaperScore |
     return SCORES.get((dataset, "EMCAD" if network == "emcad" else "U-Net", variant))
 
 
+def paper_in_table(study: str, dataset: str | None, network: str, variant: str) -> PaperScore | None:
+    """The same for the table of a study: the paper has ``position`` and ``init`` (Tables 4 and 5) for Synapse only."""
+    if study in ("position", "init") and dataset != "Synapse":
+        return None
+    if study == "position" and variant == "replace":  # Table 4 prints another number for it than Table 3
+        variant = "both"
+    return paper_score(dataset, network, variant) if study == "skip" or network != "emcad" else None
+
+
 def paper_class(score: PaperScore, label: str) -> float | None:
     """The paper's Dice of a class by our label's name, such as ``left_kidney``, or None."""
     words = set(re.split(r"[^a-z]+", label.lower()))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from nnunetv2_xattnres.ablation.report_data import NETWORK_NAMES, Configuration, Results
-from nnunetv2_xattnres.ablation.report_paper import PaperScore, paper_class, paper_dataset, paper_score
+from nnunetv2_xattnres.ablation.report_paper import paper_class, paper_dataset, paper_in_table, paper_score
 from nnunetv2_xattnres.ablation.statistics import Difference, Spread, paired_difference, spread
 
 MISSING = "–"
@@ -70,11 +70,7 @@ def main_table(results: Results) -> Table:
     title = "Main results" + (
         " (the paper's Table 1)" if dataset == "Synapse" else " (the paper's Table 2)" * bool(dataset)
     )
-    notes = ["Mean over cases, then over classes; ± is the standard deviation over seeds."]
-    if dataset is not None:
-        notes.append(_paper_note(results, dataset))
-    if any(row.kind == "delta" for row in rows):
-        notes.append("Δ: both minus baseline, paired by case, seeds averaged; whether it means anything is below.")
+    notes = [] if dataset is None else [_paper_note(results, dataset)]
     return Table("main", title, header, rows, notes + results.notes)
 
 
@@ -88,7 +84,7 @@ def skip_table(results: Results) -> Table | None:
         if (item.network, item.variant) == (network, variant) and {"skip", "backbone"} & set(item.studies)
     ]
     title = "Skip connections and XAttnRes (the paper's Table 3)"
-    return _comparison(results, "skip", title, ["Model", "Skip", "XAttnRes"], chosen, "the baseline")
+    return _comparison(results, "skip", title, ["Model", "Skip", "XAttnRes"], chosen, "baseline")
 
 
 SKIP_MARKS = {
@@ -124,10 +120,10 @@ def _comparison(
     if not chosen:
         return None
     dataset = paper_dataset(results.study.dataset)
-    papers = [_paper_of(name, dataset, item) for item, _, _ in chosen]
+    papers = [paper_in_table(name, dataset, item.network, item.variant) for item, _, _ in chosen]
     has_paper, has_distance = any(papers), any(paper and paper.hd95 for paper in papers)
     header = [*columns, "Dice %", *["paper"] * has_paper, f"HD95 {results.unit}", *["paper"] * has_distance]
-    header += [f"Δ Dice to {base_name.removeprefix('the ')}", "95 % interval", "reading", "seeds"]
+    header += [f"Δ Dice to {base_name}", "95 % interval", "reading", "seeds"]
     rows = []
     for (item, cells, base_variant), paper in zip(chosen, papers, strict=True):
         scored = bool(item.seeds)
@@ -137,26 +133,13 @@ def _comparison(
         row += [plain(paper.hd95 if paper else None)] * has_distance
         row += _difference_cells(results, item, base_variant)
         rows.append(Row("ours", [*row, seed_text(item)]))
-    notes = [
-        f"Δ in points of Dice, paired by case with {base_name}, averaged over seeds. The interval is a bootstrap "
-        "over cases; it is not corrected for the number of comparisons.",
-        '"Within seed spread": the difference is no larger than the standard deviation of the difference between two '
-        "single runs, so another seed may turn it around.",
-    ]
+    notes = []
     if name == "position" and dataset == "Synapse":
         notes.append("Full: the paper's Table 4 prints the number of its network with skip connections (76.40).")
     if name == "init":
-        notes.append("With skip connections (the routing `both`), as the paper's 76.40 for zero shows.")
+        notes.append("With skip connections (the routing both), as the paper's 76.40 for zero shows.")
     text = (*range(len(columns)), len(header) - 2)
     return Table(name, title, header, rows, notes, text)
-
-
-def _paper_of(table: str, dataset: str | None, item: Configuration) -> PaperScore | None:
-    if table == "position" and item.variant == "replace":  # Table 4 and Table 3 print different numbers
-        return paper_score(dataset, item.network, "both") if dataset == "Synapse" else None
-    if table in ("position", "init") and dataset != "Synapse":  # the paper has these two for Synapse only
-        return None
-    return paper_score(dataset, item.network, item.variant)
 
 
 def _difference_cells(results: Results, item: Configuration, base_variant: str) -> list[str]:

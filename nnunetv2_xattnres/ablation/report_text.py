@@ -3,16 +3,28 @@
 from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from nnunetv2_xattnres.ablation.report_data import NETWORK_NAMES, Results
+from nnunetv2_xattnres.ablation.report_data import NETWORK_NAMES, Configuration, Results, variant_name
 from nnunetv2_xattnres.ablation.report_tables import MISSING, interval, signed
 from nnunetv2_xattnres.ablation.statistics import paired_difference
 from nnunetv2_xattnres.ablation.study import COMPLETE
 from nnunetv2_xattnres.evaluation.tables import CONVENTION_TEXT
 
 CELL_HEADER = ["Cell", "State", "Device", "Dice %", "hours"]
-COMPARED = {"both": "XAttnRes beside skip connections", "replace": "XAttnRes instead of them", "noskip": "neither"}
+COMPARED = ("both", "replace", "noskip")
+FINDINGS_RULE = (
+    "Against the same network's baseline. Both: XAttnRes beside the skip connections; replace: instead of them; "
+    "no skip: neither."
+)
+# said once, above the tables
+READING = [
+    "± is the standard deviation over seeds of the mean over cases, then over classes.",
+    "Δ: difference in points of Dice, paired by case, seeds averaged first. The interval is a bootstrap over cases, "
+    "not corrected for the number of comparisons; it knows nothing of the randomness of training.",
+    '"Within seed spread": the difference is no larger than the standard deviation of the difference between two '
+    "single runs, so other seeds may turn it around.",
+]
 
 
 def subtitle(results: Results) -> str:
@@ -25,26 +37,44 @@ def subtitle(results: Results) -> str:
     return f"{done} of {planned} cells complete · {seeds} seed{'s' * (seeds > 1)} · {fold_text}{cases}"
 
 
-def findings(results: Results) -> list[str]:
-    """Each routing against its baseline, with the interval and the reading; and how much a few seeds can say."""
-    lines, seeds = [], []
+class Finding(NamedTuple):
+    """One routing against its baseline."""
+
+    subject: str
+    numbers: str
+    reading: str
+
+
+def findings(results: Results) -> list[Finding]:
+    """Each routing of each network against the baseline, as far as both have scores."""
+    found = []
     for network in results.networks:
         base = results.find(network, "baseline")
-        for variant, words in COMPARED.items():
+        for variant in COMPARED:
             item = results.find(network, variant)
-            if base is None or item is None:
-                continue
-            found = paired_difference(base.scores["dice"], item.scores["dice"])
-            seeds.append(min(len(base.seeds), len(item.seeds)))
-            name = NETWORK_NAMES.get(network, network)
-            lines.append(
-                f"{name}, {variant} ({words}): {signed(found.value, 100)} points of Dice "
-                f"against the baseline (95 % interval over {found.cases} cases {interval(found, 100)}): {found.reading}."
-            )
-    if seeds and min(seeds) < 2:
+            if base is not None and item is not None:
+                found.append(_finding(f"{NETWORK_NAMES.get(network, network)}, {variant_name(variant)}", base, item))
+    return found
+
+
+def _finding(subject: str, base: Configuration, item: Configuration) -> Finding:
+    found = paired_difference(base.scores["dice"], item.scores["dice"])
+    numbers = (
+        f"{signed(found.value, 100)} points of Dice (95\u00a0% interval {interval(found, 100)}, {found.cases} cases)"
+    )
+    return Finding(subject, numbers, found.reading)
+
+
+def cautions(results: Results) -> list[str]:
+    """What the number of seeds and cases does not allow to say."""
+    seeds = [len(item.seeds) for item in results.configurations if item.seeds]
+    lines = []
+    if seeds and min(seeds) == 1:
         lines.append("A single seed proves nothing about a method: train at least three.")
-    elif seeds and min(seeds) < 3:
-        lines.append("Two seeds give only a rough idea of their spread.")
+    elif seeds and min(seeds) == 2:
+        lines.append("Two seeds give only a rough idea of their spread: train at least three.")
+    if len(results.cases) < 10 and results.cases:
+        lines.append(f"{len(results.cases)} cases are few for an interval: take it as a rough guide.")
     if any(item.partial for item in results.configurations):
         lines.append("Some configurations have scores for a part of their folds only: their means are of other cases.")
     return lines

@@ -34,8 +34,8 @@ def colour(variant: str) -> str:
     return COLOURS.get(variant, "#8a8f98")
 
 
-def bar_chart(title: str, bars: Sequence[Bar], baseline: float | None, name: str) -> tuple[str, str]:
-    """Bars with their single runs as dots, the baseline dashed, as SVG, and the words for below the figure.
+def bar_chart(title: str, bars: Sequence[Bar], base: Bar | None, name: str) -> tuple[str, str]:
+    """Bars with their single runs as dots, a dashed line at ``base``, as SVG, and the words for below the figure.
 
     The axis is cut where all bars are close together, and the words say so.
     """
@@ -63,8 +63,10 @@ def bar_chart(title: str, bars: Sequence[Bar], baseline: float | None, name: str
             )  # fmt: skip
             if bar.paper is not None:
                 axes.plot(position + 0.36, bar.paper, marker=4, markersize=7, color="#b00060", zorder=5)
-        if baseline is not None:
-            axes.axhline(baseline, linestyle="--", linewidth=1, color=STYLE["text.color"], zorder=3)
+        if base is not None:
+            axes.axhline(
+                sum(base.values) / len(base.values), linestyle="--", linewidth=1, color=STYLE["text.color"], zorder=3
+            )
         axes.set_xticks(list(positions), [f"{bar.label}\n{mean:.2f}" for bar, mean in zip(bars, means, strict=True)])
         axes.tick_params(axis="x", length=0)
         axes.set_xlim(-0.6, len(bars) - 0.4)
@@ -72,7 +74,7 @@ def bar_chart(title: str, bars: Sequence[Bar], baseline: float | None, name: str
         axes.set_ylabel("Dice %")
         axes.set_title(title, loc="left", fontsize=10)
     words = "Bars: mean over seeds; dots: single seeds."
-    words += " Dashed: baseline." if baseline is not None else ""
+    words += f' Dashed: the level of "{base.label}".' if base is not None else ""
     words += " Triangles: the paper's number." if any(bar.paper is not None for bar in bars) else ""
     words += f" The axis starts at {bottom:.1f} %, not at 0." if bottom else ""
     text = ", ".join(f"{bar.label} {mean:.2f}" for bar, mean in zip(bars, means, strict=True))
@@ -88,7 +90,9 @@ def curve_chart(title: str, curves: Sequence[Curve], name: str) -> str:
         upper, lower = figure.subplots(2, 1, sharex=True)
         seen: set[str] = set()
         for curve in curves:
-            line = {"color": colour(curve.variant), "linewidth": 1.2, "alpha": 0.85}
+            # initialisations share their colours with routings: dashed, because both can be on one chart
+            style = "--" if curve.variant.startswith("init_") else "-"
+            line = {"color": colour(curve.variant), "linewidth": 1.2, "alpha": 0.85, "linestyle": style}
             if len(curve.epochs) < 12:  # a short run is a few points, and a single epoch would be no line at all
                 line |= {"marker": "o", "markersize": 2.5}
             label = {} if curve.label in seen else {"label": curve.label}

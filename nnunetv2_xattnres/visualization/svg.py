@@ -50,8 +50,11 @@ def figure_to_svg(figure: "Figure", name: str, alternative: str) -> str:
         name: Unique on the page: it goes in front of every id in the figure.
         alternative: What the figure shows, for readers who do not see it.
     """
+    import matplotlib
+
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    with matplotlib.rc_context(STYLE):  # how text is written is decided here, not where the figure is drawn
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

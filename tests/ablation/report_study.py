@@ -62,7 +62,7 @@ def make_study(
 
 def finish(study: Study, cell: Cell, shapes, raw: Path) -> None:
     """Predictions, scores, log and state of one cell."""
-    rng = np.random.default_rng(abs(hash((cell.variant, cell.network, cell.fold))) % 1000 + cell.seed)
+    rng = np.random.default_rng([cell.seed, *f"{cell.variant} {cell.network} {cell.fold}".encode()])
     error = ERRORS.get(cell.variant, 3.5) * (0.5 if cell.network == "emcad" else 1.0)
     predictions = study.cell_folder(cell) / "predictions"
     predictions.mkdir(parents=True)
