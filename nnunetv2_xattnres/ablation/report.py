@@ -14,7 +14,7 @@ from nnunetv2_xattnres.ablation import report_csv, report_text
 from nnunetv2_xattnres.ablation.report_data import Results, load_results
 from nnunetv2_xattnres.ablation.report_figures import bar_figures, curve_figures
 from nnunetv2_xattnres.ablation.report_markdown import markdown
-from nnunetv2_xattnres.ablation.report_panels import RULE, Panel, make_panels
+from nnunetv2_xattnres.ablation.report_panels import Panel, legend, make_panels
 from nnunetv2_xattnres.ablation.report_tables import all_tables
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.visualization.overlay import data_uri
@@ -92,8 +92,8 @@ def describe(results: Results, panels: list[Panel], problems: list[str]) -> dict
         "bars": bar_figures(results),
         "panels": [_page_panel(panel, index) for index, panel in enumerate(panels)],
         "panel_problems": problems,
-        "panel_rule": RULE if panels else "",
-        "tile_columns": min(max((len(panel.tiles) for panel in panels), default=6), 8),
+        "panel_rule": legend(results) if panels else "",
+        "tile_columns": min(max(5, *(len(panel.tiles) for panel in panels), 0), 8),
         "curves": curve_figures(results),
         "facts": facts,
         "fact_warnings": warnings,

@@ -73,7 +73,6 @@ class Results:
     labels: dict[str, Any]
     convention: str
     unit: str
-    notes: list[str]
 
     @property
     def complete(self) -> list[Observation]:
@@ -117,10 +116,7 @@ def load_results(folder: Path) -> Results:
     for name in dict.fromkeys(item.cell.configuration for item in observations):
         cells = [item for item in observations if item.cell.configuration == name]
         configurations.append(_configuration(cells, found, cases, labels))
-    notes = sorted({note for scores in found.values() for note in scores["notes"] if note.startswith("class ")})
-    return Results(
-        study, observations, configurations, cases, first["labels"], first["convention"], first["unit"], notes
-    )
+    return Results(study, observations, configurations, cases, first["labels"], first["convention"], first["unit"])
 
 
 def _configuration(

@@ -14,10 +14,14 @@ from nnunetv2_xattnres.visualization.overlay import overlay, resize, to_rgb
 
 CASES = 4
 WIDTH = 240  # pixels
-RULE = (
+NOT_FOUND = "image not found"
+SPREAD = (
     "The cases are those at the 5th, 35th, 65th and 95th percentile of the mean Dice over all configurations, so that "
-    "they are neither the best nor the worst ones by choice. Colour: the prediction of the first seed; white line: the "
-    "reference. Under each picture the Dice of that prediction in that case, whole volume."
+    "they are neither the best nor the worst ones by choice. "
+)
+LEGEND = (
+    "Colour: the prediction of the first seed; white line: the reference. Below each picture: the Dice in per cent of "
+    "that prediction in that case."
 )
 
 
@@ -44,6 +48,8 @@ def make_panels(results: Results) -> tuple[list[Panel], list[str]]:
             panels.append(make_panel(results, case))
         except (OSError, ValueError, RuntimeError, IndexError) as error:
             problems.append(f"{case}: {error}")
+    if any(panel.tiles[0].caption for panel in panels):
+        problems.append(f"{NOT_FOUND}: set nnUNet_raw, as for nnU-Net's own commands, and write the report again")
     return panels, problems
 
 
@@ -58,6 +64,11 @@ def choose_cases(results: Results, count: int = CASES) -> list[str]:
         return []
     picks = np.linspace(0.05, 0.95, count) if len(order) > count else np.linspace(0, 1, len(order))
     return [results.cases[order[index]] for index in dict.fromkeys(np.rint(picks * (len(order) - 1)).astype(int))]
+
+
+def legend(results: Results) -> str:
+    """How the cases were chosen and what the colours mean; a volume's Dice is that of the volume."""
+    return (SPREAD if len(results.cases) > CASES else "") + LEGEND
 
 
 def make_panel(results: Results, case: str) -> Panel:
@@ -82,7 +93,7 @@ def make_panel(results: Results, case: str) -> Panel:
     else:
         ct = next(iter(dataset.get("channel_names", {"0": ""}).values())).upper() == "CT"
         picture = resize(to_rgb(image[:, place], ct), spacing, WIDTH)
-    tiles = [Tile("image", "" if image is not None else "image not found", picture)]
+    tiles = [Tile("image", "" if image is not None else NOT_FOUND, picture)]
     tiles.append(Tile("reference", "", overlay(picture, filled=truth)))
     for item in results.configurations:
         found = find_prediction(results, item, f"{case}{ending}")

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
+
 from nnunetv2_xattnres.ablation.report_data import NETWORK_NAMES, Configuration, Results
 from nnunetv2_xattnres.ablation.report_paper import paper_class, paper_dataset, paper_in_table, paper_score
 from nnunetv2_xattnres.ablation.statistics import Difference, Spread, paired_difference, spread
@@ -71,7 +73,7 @@ def main_table(results: Results) -> Table:
         " (the paper's Table 1)" if dataset == "Synapse" else " (the paper's Table 2)" * bool(dataset)
     )
     notes = [] if dataset is None else [_paper_note(results, dataset)]
-    return Table("main", title, header, rows, notes + results.notes)
+    return Table("main", title, header, rows, notes + _distance_notes(results))
 
 
 def skip_table(results: Results) -> Table | None:
@@ -150,6 +152,20 @@ def _difference_cells(results: Results, item: Configuration, base_variant: str) 
         return [MISSING, MISSING, "not complete"]
     found = paired_difference(base.scores["dice"], item.scores["dice"])
     return [signed(found.value, 100), interval(found, 100), found.reading]
+
+
+def _distance_notes(results: Results) -> list[str]:
+    """A model that finds nothing has no HD95: its mean would look better than it is without these words."""
+    counts = {
+        item.title: int((np.isnan(item.scores["hd95"]) & ~np.isnan(item.scores["dice"])).sum())
+        for item in results.configurations
+        if item.seeds
+    }
+    found = [f"{title} {count}" for title, count in counts.items() if count]
+    if not found:
+        return []
+    text = "Where only one of reference and prediction has the class, HD95 is not defined and left out of its mean: "
+    return [text + ", ".join(found) + " (over all seeds, cases and classes)."]
 
 
 def _delta_row(base: Configuration, item: Configuration, classes: int) -> Row:

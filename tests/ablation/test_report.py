@@ -214,6 +214,17 @@ def test_study_without_any_result(changing):
     assert "Skip connections" not in page.text
 
 
+def test_predictions_without_the_class_are_counted(changing):
+    """They have no HD95: a mean without them would look better than it is."""
+    path = changing / "cells" / "2d_noskip__fold0__seed0" / "scores.json"
+    scores = read_scores(path)
+    scores["cases"][0].update(dice=0.0, iou=0.0, hd95=float("nan"))
+    scores["cases"][1].update(dice=0.0, iou=0.0, hd95=float("nan"))
+    write_scores(scores, path)
+    notes = " ".join(all_tables(load_results(changing))[0].notes)
+    assert "left out of its mean: U-Net (no skip) 2 (over" in notes
+
+
 def test_without_images_the_masks_are_still_shown(changing, study, monkeypatch, tmp_path):
     monkeypatch.delenv("nnUNet_raw", raising=False)
     content = json.loads((changing / "study.json").read_text())
@@ -222,7 +233,7 @@ def test_without_images_the_masks_are_still_shown(changing, study, monkeypatch, 
     shutil.copy(content["dataset_json"], moved)
     (changing / "study.json").write_text(json.dumps({**content, "dataset_json": str(moved)}))
     panels, problems = make_panels(load_results(changing))
-    assert problems == []
+    assert problems == ["image not found: set nnUNet_raw, as for nnU-Net's own commands, and write the report again"]
     assert panels[0].tiles[0].caption == "image not found"
     assert len(panels[0].tiles) == 6
 
