@@ -29,6 +29,7 @@ start() {
         command -v "$program" >/dev/null || fail "$program is not installed: apt-get install slurm-wlm munge"
     done
     alive "$folder/slurmctld.pid" && fail "already started in $folder"
+    [[ -z "$(ls -A "$folder" 2>/dev/null)" || -f "$conf" ]] || fail "$folder holds something else: name an empty folder"
     mkdir -p "$folder/munge" "$folder/state" "$folder/spool" "$folder/log"
     chmod 755 "$folder" "$folder/munge"
 
@@ -71,7 +72,7 @@ JobRequeue=1
 KillWait=5
 ReturnToService=2
 NodeName=$host NodeAddr=127.0.0.1 CPUs=$cores RealMemory=$memory State=UNKNOWN
-PartitionName=main Nodes=$host Default=YES MaxTime=INFINITE State=UP OverSubscribe=FORCE:4
+PartitionName=main Nodes=$host Default=YES MaxTime=INFINITE State=UP
 CONF
     export SLURM_CONF="$conf"
     slurmctld -f "$conf"
@@ -89,7 +90,7 @@ CONF
 }
 
 stop() {
-    [[ -d "$folder" ]] || return 0
+    [[ -f "$conf" ]] || return 0
     if alive "$folder/slurmctld.pid"; then
         SLURM_CONF="$conf" timeout 20 scancel --full --user="$(id -un)" 2>/dev/null || true
     fi
