@@ -15,7 +15,6 @@ from nnunetv2_xattnres.ablation.local import run_local
 from nnunetv2_xattnres.ablation.observe import observe
 from nnunetv2_xattnres.ablation.study import Study
 
-
 CPU = Device()
 
 
