@@ -6,7 +6,7 @@ import getpass
 import re
 import shutil
 import subprocess
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,16 +40,16 @@ class Observation:
     detail: str = ""
 
 
-def observe(study: Study, jobs: Collection[str] | None = None) -> list[Observation]:
+def observe(study: Study, jobs: Mapping[str, str] | None = None) -> list[Observation]:
     """All cells of a study, from its files, the locks and (``jobs``) the cluster's queue.
 
     Args:
         study: The study.
-        jobs: SLURM jobs that are queued or running; ``None`` asks the cluster, if any cell was submitted to one.
+        jobs: SLURM jobs that are not over, and their state; ``None`` asks the cluster, if a cell was submitted to it.
     """
     submitted = {cell.name: read_json(job_file(study, cell)) for cell in study.cells}
     if jobs is None:
-        jobs = live_jobs() if any(submitted.values()) else ()
+        jobs = live_jobs() if any(submitted.values()) else {}
     return [_observe(study, cell, (submitted[cell.name] or {}).get("job"), jobs) for cell in study.cells]
 
 
@@ -58,22 +58,24 @@ def job_file(study: Study, cell: Cell) -> Path:
     return study.cell_folder(cell) / "slurm.json"
 
 
-def live_jobs() -> set[str]:
-    """The user's SLURM jobs that are not over; none where there is no SLURM."""
+def live_jobs() -> dict[str, str]:
+    """The user's SLURM jobs that are not over, and their state; none where there is no SLURM."""
     if shutil.which("squeue") is None:
-        return set()
-    command = ["squeue", "--noheader", "--user", getpass.getuser(), "--format", "%i"]
+        return {}
+    command = ["squeue", "--noheader", "--user", getpass.getuser(), "--format", "%i %T"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    return set(done.stdout.split()) if done.returncode == 0 else set()
+    return dict(line.split() for line in done.stdout.splitlines()) if done.returncode == 0 else {}
 
 
-def _observe(study: Study, cell: Cell, job: str | None, jobs: Collection[str]) -> Observation:
+def _observe(study: Study, cell: Cell, job: str | None, jobs: Mapping[str, str]) -> Observation:
     record = study.read_state(cell)
     job = job if job in jobs else None
     if is_complete(study, cell):
         scores = read_json(study.scores_file(cell)) or {}
         return Observation(cell, COMPLETE, record, dice=scores.get("mean", {}).get("dice"))
-    if lock_of(study, cell).held() or (record["state"] == RUNNING and job is not None):
+    # a job that ends is not in the queue yet, nor gone: SLURM decides between the two when all its processes are gone
+    ending = job is not None and jobs[job] == "COMPLETING"
+    if lock_of(study, cell).held() or ending or (record["state"] == RUNNING and job is not None):
         where = f"job {job}" if job else f"{record.get('host')}, process {record.get('pid')}"
         return Observation(cell, RUNNING, record, job, detail=", ".join(filter(None, [where, _epoch(study, cell)])))
     if job is not None:

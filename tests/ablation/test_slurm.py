@@ -1,0 +1,143 @@
+"""A study on a real SLURM: one node on this machine, started by the script that CI uses as well."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from nnunetv2_xattnres.ablation.listing import Events
+from nnunetv2_xattnres.ablation.observe import live_jobs, observe
+from nnunetv2_xattnres.ablation.slurm import Resources, follow, submit
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "slurm-single-node.sh"
+missing = [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if shutil.which(name) is None]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(missing), reason=f"SLURM is not installed ({', '.join(missing)} not found)"),
+]
+RESOURCES = Resources(gpus=0, cpus=1, minutes=30, memory="200M")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """The cluster; everything of it is in a folder of its own."""
+    if os.geteuid() != 0:
+        pytest.skip("SLURM's daemons are started by root only")
+    folder = tmp_path_factory.mktemp("slurm")
+    with socket.socket() as free:  # and the one above it, in all likelihood
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "SLURM_SINGLE_NODE_PORT": str(port)}
+    subprocess.run([SCRIPT, "start", folder], check=True, timeout=120, env=environment)
+    os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
+    yield folder
+    del os.environ["SLURM_CONF"]
+    subprocess.run([SCRIPT, "stop", folder], check=True, timeout=120)
+
+
+@pytest.fixture
+def jobs(cluster, stubs, monkeypatch):
+    """Jobs find the stand-ins for nnU-Net's commands."""
+    monkeypatch.setenv("PYTHONPATH", stubs.environment()["PYTHONPATH"])
+    yield stubs
+    subprocess.run(["scancel", "--user=root"], check=True)
+
+
+def states(study):
+    return [seen.state for seen in observe(study)]
+
+
+def until(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.2)
+
+
+def run(study, resources=RESOURCES):
+    events = Events(len(study.cells), 0)
+    follow(study, submit(study, resources, events), events, 0.2)
+
+
+def test_cells_run_as_jobs_and_a_cancelled_one_comes_back_on_the_next_start(jobs, capsys):
+    study = jobs.study("baseline", "noskip", "both")
+    hang = jobs.tell("hang", "2d_both")
+    thread = threading.Thread(target=run, args=(study,))
+    thread.start()
+    until((study.fold_folder(study.cells[2]) / "checkpoint_latest.pth").exists)
+    assert states(study) == ["complete", "complete", "running"]
+    record = study.read_state(study.cells[2])
+    (job,) = live_jobs()
+    assert record["slurm_job"] == job
+
+    # a second start sees the job of the first, and submits nothing
+    assert submit(study, RESOURCES, Events(3, 2))[study.cells[2]] == "running"
+    assert set(live_jobs()) == {job}
+
+    subprocess.run(["scancel", job], check=True)
+    thread.join(60)
+    assert not thread.is_alive() and states(study) == ["complete", "complete", "interrupted"]
+    hang.unlink()
+    run(study)
+    assert states(study) == ["complete"] * 3
+    calls = jobs.calls()
+    assert [call["arguments"][1] for call in calls].count("2d_both") == 2 and calls[-1]["arguments"][-1] == "--c"
+    output = capsys.readouterr().out
+    assert "submitted as job" in output and f"running as job {job}" in output
+    assert "the next start submits it again" in output and "submitted again as job" in output
+    assert all((study.folder / "slurm" / f"{number}_0_log.out").exists() for number in (1, 2, 3))
+
+
+def test_a_preempted_job_goes_back_into_the_queue_and_continues(jobs):
+    study = jobs.study("both")
+    hang = jobs.tell("hang", "2d_both")
+    submit(study, RESOURCES, Events(1, 0))
+    checkpoint = study.fold_folder(study.cells[0]) / "checkpoint_latest.pth"
+    until(checkpoint.exists)
+    (job,) = live_jobs()
+    subprocess.run(["scontrol", "requeue", job], check=True)  # what a preempting partition does
+    until(lambda: states(study) == ["queued"])
+    hang.unlink()
+    until(lambda: states(study) == ["complete"])
+    assert [call["arguments"][-1] for call in jobs.calls()] == ["cpu", "--c"]
+    assert study.read_state(study.cells[0])["slurm_job"] == job
+
+
+def test_a_job_that_meets_its_time_limit_puts_itself_back_into_the_queue(jobs):
+    study = jobs.study("both")
+    hang = jobs.tell("hang", "2d_both")
+    submit(study, RESOURCES, Events(1, 0))
+    checkpoint = study.fold_folder(study.cells[0]) / "checkpoint_latest.pth"
+    until(checkpoint.exists)
+    (job,) = live_jobs()
+    subprocess.run(["scancel", "--signal=USR2", job], check=True)  # what SLURM sends before the limit
+    until(lambda: states(study) == ["queued"])
+    hang.unlink()
+    until(lambda: states(study) == ["complete"])
+    assert [call["arguments"][-1] for call in jobs.calls()] == ["cpu", "--c"]
+
+
+def test_a_failed_cell_is_reported_by_its_job(jobs, capsys):
+    study = jobs.study("baseline", "both")
+    jobs.tell("fail", "2d_baseline")
+    run(study)
+    assert states(study) == ["failed", "complete"]
+    assert "FAILED, nnUNetv2_train ended with 1: KeyError: 'stub'" in capsys.readouterr().out
+
+
+def test_resources_are_what_sbatch_gets(jobs, cluster):
+    study = jobs.study("both")
+    resources = Resources(gpus=0, cpus=1, minutes=7, memory="150M", partition="main", extra=(("comment", "a b"),))
+    run(study, resources)
+    (script,) = (study.folder / "slurm").glob("*_submission.sh")
+    text = script.read_text()
+    for line in ("--time=7", "--mem=150M", "--partition=main", "--cpus-per-task=1", "--requeue", "--comment='a b'"):
+        assert f"#SBATCH {line}\n" in text
+    assert "gpus" not in text
+    assert sys.executable in text
