@@ -6,7 +6,7 @@ This file imports torch alone, so that it can be lifted into any other project.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -113,16 +113,16 @@ class XAttnRes(nn.Module):
         """Mix ``history`` (each ``[B, C_k, *S_k]``) and ``x`` (``[B, C, *S]``) to ``[B, C, *S]`` (eq. 8)."""
         if not self.projections:
             return x
-        entries = self._entries(history, x)
-        weights = self._weights(entries, x)
-        mixed = sum(w.unsqueeze(1) * v for w, v in zip(weights, entries, strict=True))
-        return mixed.to(x.dtype)
+        aggregate = _kernel_for(x.device.type)
+        return aggregate(self._values(history, x), self._scaled_query(x), self.eps)
 
     def routing_weights(self, history: Sequence[Tensor] | History, x: Tensor) -> Tensor:
         """The softmax weights (eq. 7), ``[B, K+1, *S]`` in float32: the history's entries in order, then ``x``."""
         if not self.projections:
             return torch.ones_like(x[:, :1], dtype=torch.float32)
-        return torch.stack(self._weights(self._entries(history, x), x), dim=1)
+        values = self._values(history, x)
+        with torch.autocast(x.device.type, enabled=False):
+            return torch.stack(_weights(_upsampled(values), self._scaled_query(x), self.eps), dim=1)
 
     def feature_map_size(self, history_sizes: Sequence[Sequence[int]], size: Sequence[int]) -> int:
         """Elements kept for the backward pass of one sample: pooled, projected and aggregated maps."""
@@ -138,30 +138,89 @@ class XAttnRes(nn.Module):
                 total += width * math.prod(small)
         return total
 
-    def _entries(self, history: Sequence[Tensor] | History, x: Tensor) -> list[Tensor]:
+    def _scaled_query(self, x: Tensor) -> Tensor:
+        """``w * g`` in float32 (or float64): folded here, so that autograd gives both their gradients."""
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        return self.query.to(dtype) * self.norm_weight.to(dtype)
+
+    def _values(self, history: Sequence[Tensor] | History, x: Tensor) -> list[Tensor]:
+        """Every entry pooled and projected but not yet interpolated (eq. 4), and ``x``.
+
+        A 1x1 convolution commutes with linear interpolation, so projecting first is exact and costs least.
+        """
         if len(history) != len(self.projections):
             raise ValueError(f"built for {len(self.projections)} history entries, called with {len(history)}")
-        size = x.shape[2:]
-        entries = []
+        values = []
         for index, (feature, project) in enumerate(zip(history, self.projections, strict=True)):
-            small = [min(have, want) for have, want in zip(feature.shape[2:], size, strict=True)]
-            if small != list(feature.shape[2:]):
-                feature = history.pooled(index, small) if isinstance(history, History) else _max_pool(feature, small)
-            value = project(feature)  # before the interpolation, with which a 1x1 convolution commutes
-            if list(size) != small:
-                mode = "bilinear" if len(size) == 2 else "trilinear"
-                value = F.interpolate(value, size=size, mode=mode, align_corners=False)
-            entries.append(value)
-        return [*entries, x]
+            size = [min(have, want) for have, want in zip(feature.shape[2:], x.shape[2:], strict=True)]
+            if size != list(feature.shape[2:]):
+                feature = history.pooled(index, size) if isinstance(history, History) else _max_pool(feature, size)
+            values.append(project(feature))
+        return [*values, x]
 
-    def _weights(self, entries: list[Tensor], x: Tensor) -> tuple[Tensor, ...]:
-        query = self.query.float() * self.norm_weight.float()
-        logits = []
-        for value in entries:
-            value = value.float()
-            rstd = (value.square().mean(1) + self.eps).rsqrt()
-            logits.append(torch.einsum("bc...,c->b...", value, query) * rstd)
-        return torch.stack(logits).softmax(0).unbind(0)
+
+def aggregate_plain(values: Sequence[Tensor], query: Tensor, eps: float) -> Tensor:
+    """Eq. 5 to 8 in plain torch: interpolate ``values`` to the size of the last one, weight and sum them.
+
+    Args:
+        values: n tensors ``[B, C, *s]``, no axis longer than that of the last one, ``[B, C, *S]``.
+        query: ``[C]``, the pseudo-query times the RMSNorm scale.
+        eps: Added to the mean square.
+    """
+    with torch.autocast(values[-1].device.type, enabled=False):
+        entries = _upsampled(values)
+        mixed = torch.zeros((), dtype=query.dtype, device=query.device)
+        for weight, entry in zip(_weights(entries, query, eps), entries, strict=True):
+            mixed = torch.addcmul(mixed, weight.unsqueeze(1), entry.to(query.dtype))
+        return mixed.to(values[-1].dtype)
+
+
+def _upsampled(values: Sequence[Tensor]) -> list[Tensor]:
+    size = values[-1].shape[2:]
+    mode = "bilinear" if len(size) == 2 else "trilinear"
+    return [
+        value if value.shape[2:] == size else F.interpolate(value, size=size, mode=mode, align_corners=False)
+        for value in values
+    ]
+
+
+def _weights(entries: Sequence[Tensor], query: Tensor, eps: float) -> tuple[Tensor, ...]:
+    """The softmax weight of each entry per pixel, ``[B, *S]`` (eq. 6 and 7)."""
+    logits = []
+    for entry in entries:
+        entry = entry.to(query.dtype)
+        rstd = (entry.square().mean(1) + eps).rsqrt()
+        logits.append(torch.einsum("bc...,c->b...", entry, query) * rstd)
+    return torch.stack(logits).softmax(0).unbind(0)
+
+
+# Faster forms of aggregate_plain, by name; for each, the devices on which it is chosen by itself
+_KERNELS: dict[str, Callable[[Sequence[Tensor], Tensor, float], Tensor]] = {"plain": aggregate_plain}
+_DEFAULT_KERNELS: dict[str, str] = {}
+_forced_kernel: str | None = None
+
+
+def register_kernel(name: str, kernel: Callable[..., Tensor], devices: Sequence[str] = ()) -> None:
+    """Offer ``kernel``, with the arguments of :func:`aggregate_plain`, and make it the default on ``devices``."""
+    _KERNELS[name] = kernel
+    for device in devices:
+        _DEFAULT_KERNELS[device] = name
+
+
+def use_kernel(name: str | None) -> None:
+    """Force one kernel for all instances (``plain`` always exists); ``None`` chooses by device again.
+
+    Raises:
+        ValueError: for an unknown name, with the valid ones.
+    """
+    global _forced_kernel
+    if name is not None and name not in _KERNELS:
+        raise ValueError(f"unknown kernel {name!r}: the valid names are {', '.join(_KERNELS)}")
+    _forced_kernel = name
+
+
+def _kernel_for(device: str) -> Callable[[Sequence[Tensor], Tensor, float], Tensor]:
+    return _KERNELS[_forced_kernel or _DEFAULT_KERNELS.get(device, "plain")]
 
 
 def _initial_query(channels: int, query_init: str) -> Tensor:

@@ -1,0 +1,216 @@
+import copy
+
+import pytest
+import torch
+from oracle import literal
+from torch import nn
+
+from nnunetv2_xattnres.architectures import History, XAttnRes, blocked, use_kernel
+
+# name: current feature's size, then each entry's (channels, size)
+CASES = {
+    "2d larger, smaller, equal": ((12, 10), [(7, (24, 20)), (5, (6, 5)), (7, (12, 10)), (4, (12, 10))]),
+    "2d sizes that do not divide": ((8, 7), [(3, (60, 15)), (7, (30, 8)), (5, (3, 5)), (7, (15, 3))]),
+    "2d one axis shrinks, one grows": ((8, 12), [(7, (16, 6)), (2, (3, 36)), (5, (8, 5)), (7, (5, 12))]),
+    "2d single pixel": ((1, 1), [(7, (4, 4)), (3, (1, 1))]),
+    "2d from a single pixel": ((5, 6), [(7, (1, 1)), (3, (1, 6))]),
+    "2d long history": ((8, 8), [(3 + i % 5, (2 ** (i % 5), 2 ** (i % 5))) for i in range(12)]),
+    "2d no history": ((6, 6), []),
+    "3d anisotropic": ((5, 8, 6), [(7, (5, 16, 12)), (3, (5, 4, 3)), (7, (2, 4, 3)), (4, (5, 8, 6))]),
+    "3d odd": ((7, 5, 9), [(7, (14, 11, 9)), (3, (3, 2, 4)), (5, (7, 2, 9)), (7, (1, 1, 1)), (2, (15, 3, 20))]),
+}
+CHANNELS = 7
+
+
+def build(case, dtype=torch.float64, channels_last=False, seed=0):
+    torch.manual_seed(seed)
+    size, entries = CASES[case]
+    conv_op = nn.Conv2d if len(size) == 2 else nn.Conv3d
+    module = XAttnRes([c for c, _ in entries], CHANNELS, conv_op).to(dtype)
+    if entries:
+        nn.init.normal_(module.query)
+        nn.init.uniform_(module.norm_weight, 0.5, 1.5)
+    history = [torch.randn(2, c, *s, dtype=dtype) for c, s in entries]
+    x = torch.randn(2, CHANNELS, *size, dtype=dtype)
+    if history:
+        history[-1][:, :, 0] = 0
+        x[:, :, 0] = 0  # pixels that are zero in every channel
+    if channels_last:
+        memory_format = torch.channels_last if len(size) == 2 else torch.channels_last_3d
+        history = [h.contiguous(memory_format=memory_format) for h in history]
+        x = x.contiguous(memory_format=memory_format)
+    return module, [h.requires_grad_() for h in history], x.requires_grad_()
+
+
+def oracle(module, history, x):
+    if not history:
+        return x, torch.ones_like(x[:, :1])
+    projections = [None if isinstance(p, nn.Identity) else p.weight for p in module.projections]
+    return literal(history, x, projections, module.query, module.norm_weight, module.eps)
+
+
+def leaves(module, history, x):
+    return [*history, x, *module.parameters()]
+
+
+@pytest.fixture(params=["plain", "blocked", "tiny blocks"])
+def kernel(request, monkeypatch):
+    if request.param == "tiny blocks":  # a row a block
+        monkeypatch.setattr(blocked, "BLOCK_ELEMENTS", 1)
+    use_kernel(request.param if request.param == "plain" else "blocked")
+    yield
+    use_kernel(None)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("case", CASES)
+def test_values_and_every_gradient_equal_the_equations(case, channels_last, kernel):
+    module, history, x = build(case, channels_last=channels_last)
+    out = module(history, x)
+    expected, alpha = oracle(module, history, x)
+    torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(module.routing_weights(history, x), alpha, rtol=1e-6, atol=1e-6, check_dtype=False)
+    upstream = torch.randn_like(out)
+    got = torch.autograd.grad(out, leaves(module, history, x), upstream, allow_unused=True)
+    want = torch.autograd.grad(expected, leaves(module, history, x), upstream, allow_unused=True)
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("case", CASES)
+def test_low_precision_is_finite_and_close_to_float64(case, dtype, kernel):
+    module, history, x = build(case, dtype)
+    out = module(history, x)
+    assert out.dtype == dtype
+    exact = copy.deepcopy(module).double()
+    history64 = [h.detach().double().requires_grad_() for h in history]
+    x64 = x.detach().double().requires_grad_()
+    expected = oracle(exact, history64, x64)[0]
+    tolerance = {torch.float16: 2e-2, torch.bfloat16: 1e-1, torch.float32: 1e-4}[dtype]
+    torch.testing.assert_close(out.double(), expected, rtol=tolerance, atol=tolerance)
+    gradients = torch.autograd.grad(out.float().sum(), leaves(module, history, x))
+    want = torch.autograd.grad(expected.sum(), leaves(exact, history64, x64))
+    for gradient, exact_gradient, leaf in zip(gradients, want, leaves(module, history, x), strict=True):
+        assert gradient.isfinite().all()
+        assert gradient.dtype == leaf.dtype
+        scale = exact_gradient.abs().max().clamp(min=1)
+        torch.testing.assert_close(gradient.double() / scale, exact_gradient / scale, rtol=0, atol=2 * tolerance)
+
+
+def test_all_zero_input_has_no_nan_in_half_precision(kernel):
+    for dtype in (torch.float16, torch.bfloat16):
+        module, history, x = build("2d larger, smaller, equal", dtype)
+        history = [torch.zeros_like(h, requires_grad=True) for h in history]
+        x = torch.zeros_like(x, requires_grad=True)
+        out = module(history, x)
+        out.float().sum().backward()
+        assert not out.isnan().any()
+        assert not any(leaf.grad.isnan().any() for leaf in leaves(module, history, x))
+
+
+def test_autocast_keeps_the_features_dtype_and_computes_in_float32(kernel):
+    module, history, x = build("2d larger, smaller, equal", torch.float32)
+    exact = module(history, x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = module([h.bfloat16() for h in history], x.bfloat16())
+        mixed = module(history, x)
+        weights = module.routing_weights(history, x)
+    assert half.dtype == torch.bfloat16 and mixed.dtype == torch.float32 and weights.dtype == torch.float32
+    torch.testing.assert_close(half.float(), exact, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("count", range(13))
+def test_zero_queries_give_exactly_uniform_weights(count):
+    module = XAttnRes([4] * count, 6, nn.Conv2d)
+    history = [torch.randn(2, 4, 8, 8) for _ in range(count)]
+    weights = module.routing_weights(history, torch.randn(2, 6, 16, 16))
+    assert weights.shape == (2, count + 1, 16, 16)
+    assert (weights == torch.tensor(1.0) / (count + 1)).all()
+
+
+def test_without_history_it_is_the_identity_without_parameters():
+    module = XAttnRes([], 6, nn.Conv3d)
+    x = torch.randn(1, 6, 4, 4, 4)
+    assert module([], x) is x
+    assert not list(module.parameters())
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("size", [(60, 60, 60), (64, 64, 64), (48, 20, 33)])
+def test_the_shared_pyramid_pools_like_pooling_from_the_source(size, dims):
+    torch.manual_seed(0)
+    feature = torch.randint(0, 4, (1, 3, *size[:dims])).double().requires_grad_()  # ties, too
+    history = History()
+    history.append(feature)
+    adaptive = torch.nn.functional.adaptive_max_pool2d if dims == 2 else torch.nn.functional.adaptive_max_pool3d
+    for divisor in (2, 4, 8, 16):
+        target = [-(-s // divisor) for s in size[:dims]]
+        pooled = history.pooled(0, target)
+        expected = adaptive(feature, target)
+        assert torch.equal(pooled, expected)
+        assert history.pooled(0, target) is pooled
+
+
+def test_a_list_and_a_history_give_the_same():
+    module, entries, x = build("2d larger, smaller, equal")
+    history = History()
+    for entry in entries:
+        history.append(entry)
+    assert len(history) == len(entries)
+    assert torch.equal(module(history, x), module(entries, x))
+
+
+def test_query_initialisations():
+    torch.manual_seed(0)
+    queries = {name: XAttnRes([3], 1000, nn.Conv2d, query_init=name).query for name in
+               ("zero", "random", "kaiming_uniform", "xavier_uniform")}  # fmt: skip
+    assert not queries["zero"].any()
+    assert queries["random"].std().item() == pytest.approx(0.02, rel=0.1)
+    assert queries["kaiming_uniform"].abs().max().item() == pytest.approx((6 / 1000) ** 0.5, rel=0.02)
+    assert queries["xavier_uniform"].abs().max().item() == pytest.approx((6 / 1001) ** 0.5, rel=0.02)
+    with pytest.raises(ValueError, match=r"ones.*zero, random, kaiming_uniform, xavier_uniform"):
+        XAttnRes([3], 4, nn.Conv2d, query_init="ones")
+
+
+def test_names_of_its_parameters_and_what_projects():
+    module = XAttnRes([4, 8, 16], 8, nn.Conv3d)
+    assert [type(p) for p in module.projections] == [nn.Conv3d, nn.Identity, nn.Conv3d]
+    assert set(module.state_dict()) == {"query", "norm_weight", "projections.0.weight", "projections.2.weight"}
+    assert module.query.shape == module.norm_weight.shape == (8,)
+
+
+def test_a_history_of_another_length_is_refused():
+    module = XAttnRes([4, 8], 8, nn.Conv2d)
+    with pytest.raises(ValueError, match="built for 2 history entries, called with 1"):
+        module([torch.rand(1, 4, 8, 8)], torch.rand(1, 8, 8, 8))
+
+
+def test_an_unknown_kernel_is_refused():
+    with pytest.raises(ValueError, match=r"fast.*plain, blocked"):
+        use_kernel("fast")
+
+
+def test_it_imports_torch_alone():
+    source = open(__import__("nnunetv2_xattnres.architectures.xattnres", fromlist=["x"]).__file__).read()
+    imports = {line.split()[1].split(".")[0] for line in source.splitlines() if line.startswith(("import ", "from "))}
+    assert imports == {"__future__", "math", "collections", "torch"}
+
+
+@pytest.mark.slow
+def test_compiles_exports_and_checkpoints():
+    module, history, x = build("2d larger, smaller, equal")
+    expected = module(history, x)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    out = compiled(history, x)
+    torch.testing.assert_close(out, expected)
+    want = torch.autograd.grad(expected.square().sum(), leaves(module, history, x))
+    got = torch.autograd.grad(out.square().sum(), leaves(module, history, x))
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b)
+    exported = torch.export.export(module, (history, x)).module()
+    torch.testing.assert_close(exported(history, x), expected)
+    recomputed = torch.utils.checkpoint.checkpoint(module, history, x, use_reentrant=False)
+    again = torch.autograd.grad(recomputed.square().sum(), leaves(module, history, x))
+    for a, b in zip(again, want, strict=True):
+        torch.testing.assert_close(a, b)
