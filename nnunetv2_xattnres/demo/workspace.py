@@ -90,6 +90,8 @@ class Workspace:
         environment |= self.folders
         # a handful of small images: extra processes take longer to start than to work; planning cannot do with none
         environment |= {"nnUNet_def_n_proc": "1", "nnUNet_n_proc_DA": "0" if hook else "1"}
+        # nnU-Net starts one thread a core; on a busy machine they would spin while they wait, ten times the work
+        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         if hook:
             environment["nnUNet_extTrainer"] = str(HOOK_FOLDER)
         words[0] = find_command(words[0])

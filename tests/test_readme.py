@@ -1,0 +1,177 @@
+"""What the README says is so: its snippet runs, its names exist, its two commands say what is missing."""
+
+import os
+import re
+import shutil
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from nnunetv2_xattnres.cli import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BASH = "\n".join(re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL))
+pytestmark = pytest.mark.skipif(not (ROOT / "scripts").is_dir(), reason="not in a clone: scripts/ is not here")
+
+
+def test_the_snippet_runs_and_every_parameter_learns():
+    (snippet,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len([line for line in snippet.splitlines() if line.strip()]) <= 12
+    names: dict = {}
+    exec(snippet, names)
+    assert [tuple(feature.shape) for feature in names["history"]] == [
+        (2, 16, 64, 64), (2, 32, 32, 32), (2, 64, 16, 16), (2, 32, 32, 32), (2, 16, 64, 64)
+    ]  # fmt: skip
+    names["x"].sum().backward()
+    parameters = [parameter for module in names["mix"][1:] for parameter in module.parameters()]
+    assert len(parameters) > 8
+    assert all(parameter.grad is not None for parameter in parameters)
+
+
+def test_every_command_of_ours_is_in_the_table_and_no_other():
+    table = set(re.findall(r"^\| `([a-z-]+)` \|", README.split("## All commands")[1], flags=re.MULTILINE))
+    assert table == set(COMMANDS)
+    assert set(re.findall(r"nnunetv2_xattnres ([a-z][a-z-]+)", BASH)) <= set(COMMANDS)
+
+
+def test_every_nnunet_command_exists():
+    installed = {entry.name for entry in metadata.distribution("nnunetv2").entry_points}
+    named = set(re.findall(r"\bnnUNetv2_\w+", README))
+    assert len(named) > 5
+    assert named - installed == set()
+
+
+def test_every_trainer_exists():
+    from nnunetv2_xattnres import trainers
+
+    named = set(re.findall(r"\bnnUNetTrainer_\w+", README))
+    # a results folder is TRAINER__PLANS__CONFIGURATION
+    named = {name.split("__")[0] for name in named}
+    assert len(named) > 5
+    assert named - set(trainers.__all__) == set()
+
+
+def test_the_table_of_variants_is_the_code():
+    from nnunetv2_xattnres import trainers
+    from nnunetv2_xattnres.architectures.routing import VARIANTS
+
+    rows = re.findall(r"^\| `(\w+)`[^|]*\| (yes|no) \| (yes|no) \| (yes|no) \| .*`(\w+)` \|", README, re.MULTILINE)
+    said = {name: [answer == "yes" for answer in answers] for name, *answers, _ in rows}
+    assert said == {name: list(routing.values()) for name, routing in VARIANTS.items()}
+    for name, *_, trainer in rows:
+        if trainer != "nnUNetTrainer":
+            assert getattr(trainers, trainer).variant == name
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
+)
+def test_links_lead_somewhere(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = [link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    broken = [link for link in links if link and not (ROOT / page).parent.joinpath(link).exists()]
+    assert broken == []
+
+
+# --- the two commands ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """The files that the scripts need, and a search path with nothing on it but what a test adds."""
+    folder = tmp_path / "clone"
+    shutil.copytree(ROOT / "scripts", folder / "scripts")
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for tool in ("bash", "dirname", "cksum", "cat", "tee", "grep", "tail"):
+        (tools / tool).symlink_to(shutil.which(tool))
+    return folder
+
+
+def put(clone: Path, path: str, script: str) -> None:
+    """An executable for the clone, at a path relative to it."""
+    file = clone / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"#!{shutil.which('bash')}\n{script}\n")
+    file.chmod(0o755)
+
+
+def run(clone: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": str(clone.parent / "bin"), "HOME": os.environ.get("HOME", "")}
+    bash = str(shutil.which("bash"))
+    return subprocess.run([bash, *command], cwd=clone, env=environment, capture_output=True, text=True, timeout=60)
+
+
+# a Python that makes environments of itself, and whose pip does what $PIP says
+PYTHON = """
+case "$*" in
+    *sys.version_info*) exit {old} ;;
+    *ensurepip*) exit {no_venv} ;;
+    *--version) echo "Python 3.12.0" ;;
+    "-m venv"*) shift 3; {cat} "$1" >/dev/null 2>&1; {mkdir} -p "$1/bin"; {cp} "$0" "$1/bin/python" ;;
+    "-m pip install"*) echo "$*" >>installed.txt; {pip} ;;
+    "-m pytest"*) echo "tested with $*, $OMP_NUM_THREADS thread" ;;
+esac
+"""
+
+
+def fake_python(clone: Path, *, old: int = 0, no_venv: int = 0, pip: str = "true") -> None:
+    tools = {tool: shutil.which(tool) for tool in ("cat", "mkdir", "cp")}
+    put(clone, "../bin/python3", PYTHON.format(old=old, no_venv=no_venv, pip=pip, **tools))
+
+
+@pytest.mark.parametrize("script", ["demo", "test"])
+@pytest.mark.parametrize(
+    ("python", "said"),
+    [
+        ({"old": 1}, "Python 3.10 or newer is needed"),
+        ({"no_venv": 1}, "sudo apt install python3-venv"),
+        ({"pip": "echo NameResolutionError: no such host >&2; exit 1"}, "no network, or a proxy is needed"),
+        ({"pip": "echo No space left on device >&2; exit 1"}, "the disk is full"),
+        ({"pip": "echo ERROR: odd >&2; exit 1"}, "pip could not install the package"),
+    ],
+)
+def test_what_is_missing_is_one_message(clone, script, python, said):
+    fake_python(clone, **python)
+    done = run(clone, f"scripts/{script}")
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert sum(line.startswith("error:") for line in done.stderr.splitlines()) == 1
+
+
+def test_no_python_at_all(clone):
+    done = run(clone, "scripts/demo")
+    assert done.returncode != 0
+    assert "Python 3.10 or newer is needed" in done.stderr
+
+
+def test_a_second_time_installs_nothing(clone):
+    fake_python(clone)
+    for _ in range(2):
+        done = run(clone, "scripts/test", "-k", "one")
+        assert done.returncode == 0, done.stderr
+        assert "tested with -m pytest -n 2 -k one, 1 thread" in done.stdout
+    assert len((clone / "installed.txt").read_text().splitlines()) == 1
+    with (clone / "pyproject.toml").open("a") as file:
+        file.write("\n# another dependency\n")
+    run(clone, "scripts/test")
+    assert len((clone / "installed.txt").read_text().splitlines()) == 2
+
+
+def test_after_a_failure_the_next_time_installs(clone):
+    fake_python(clone, pip="exit 1")
+    assert run(clone, "scripts/test").returncode != 0
+    shutil.rmtree(clone / ".venv")
+    fake_python(clone)
+    assert run(clone, "scripts/test").returncode == 0
+
+
+def test_the_demo_gets_the_arguments(clone):
+    fake_python(clone, pip="true")
+    put(clone, ".venv/bin/nnunetv2_xattnres", 'echo "called with $*"')
+    done = run(clone, "scripts/demo", "--output", "elsewhere")
+    assert "called with demo --output elsewhere" in done.stdout, done.stderr
