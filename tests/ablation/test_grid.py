@@ -1,6 +1,8 @@
 """The grid of a study, its folder, and the commands of its cells."""
 
 import json
+import subprocess
+import sys
 import zipfile
 
 import pytest
@@ -195,7 +197,12 @@ def test_variants_that_are_planned_already_are_taken_as_they_are(preprocessed, t
     plans = json.loads(file.read_text())
     plans["configurations"]["2d_both"]["batch_size"] = 7
     file.write_text(json.dumps(plans))
-    plan(tmp_path / "other")
+    # now without building anything: torch alone takes seconds to import
+    code = "import sys\nfrom nnunetv2_xattnres.cli import main\n"
+    code += f"code = main(['ablate', '7', '--seeds', '10', '--dry-run', '--output', {str(tmp_path / 'other')!r}])\n"
+    code += "print(sorted({'torch', 'nnunetv2'} & set(sys.modules)), code)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-2:] == ["40 cells: 40 pending", "[] 0"]
     assert json.loads(file.read_text()) == plans
 
 
