@@ -52,7 +52,18 @@ def difference_table(results: Results) -> str:
             for metric in METRICS:
                 found = paired_difference(base.scores[metric], item.scores[metric], metric != "hd95")
                 rows.append([item.name, base.name, metric, *found])
-    header = ["configuration", "baseline", "metric", "difference", "low", "high", "cases", "seed_spread", "reading"]
+    header = [
+        "configuration",
+        "baseline",
+        "metric",
+        "difference",
+        "low",
+        "high",
+        "cases",
+        "seed_spread",
+        "seed_p",
+        "reading",
+    ]
     return _text(header, rows)
 
 

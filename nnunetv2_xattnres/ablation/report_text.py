@@ -23,7 +23,8 @@ READING = [
     "Δ: difference in points of Dice, paired by case, seeds averaged first. The interval is a bootstrap over cases, "
     "not corrected for the number of comparisons; it knows nothing of the randomness of training.",
     '"Within seed spread": the difference is no larger than the standard deviation of the difference between two '
-    "single runs, so other seeds may turn it around.",
+    'single runs, so other seeds may turn it around. "Better" and "worse" need both: an interval without 0, and '
+    "seeds that settle it by themselves (Welch's t test at 5\u00a0%).",
 ]
 
 

@@ -8,6 +8,7 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
@@ -30,6 +31,7 @@ class Difference(NamedTuple):
         high: Its upper end.
         cases: Cases that both have scored.
         seed_spread: Standard deviation of the difference between two single runs, NaN with a single seed.
+        seed_p: p value of Welch's t test on the seeds' means, NaN with a single seed or without any spread.
         reading: The same in words.
     """
 
@@ -38,6 +40,7 @@ class Difference(NamedTuple):
     high: float
     cases: int
     seed_spread: float
+    seed_p: float
     reading: str
 
 
@@ -59,8 +62,9 @@ def paired_difference(baseline: np.ndarray, variant: np.ndarray, higher_is_bette
     """Compare two configurations case by case.
 
     The interval comes from a bootstrap over cases: it says how far the difference depends on which patients or images
-    were tested. It knows nothing of the training's randomness, which a handful of seeds cannot resample either, so
-    that is said beside it: a difference no larger than the spread of single runs is called "within seed spread".
+    were tested. It knows nothing of the training's randomness, so that is said beside it: a difference no larger than
+    the spread of single runs is "within seed spread", and it is "better" or "worse" only where the interval leaves 0
+    out and the seeds by themselves settle it too (Welch's t test at 5 %).
 
     Args:
         baseline: Array (seeds, cases, labels).
@@ -73,12 +77,14 @@ def paired_difference(baseline: np.ndarray, variant: np.ndarray, higher_is_bette
     cases = int(used.sum())
     if not cases:
         nan = float("nan")
-        return Difference(nan, nan, nan, 0, nan, "no case in common")
+        return Difference(nan, nan, nan, 0, nan, nan, "no case in common")
     value = float(nanmean(nanmean(differences, 0), 0))
     low, high = bootstrap_interval(differences)
     both = spread(baseline), spread(variant)
     seed_spread = float(np.hypot(both[0].sd, both[1].sd))
-    return Difference(value, low, high, cases, seed_spread, _read(value, low, high, seed_spread, higher_is_better))
+    seed_p = _seed_test(seed_means(baseline), seed_means(variant)) if seed_spread > 0 else float("nan")
+    reading = _read(value, low, high, seed_spread, seed_p, higher_is_better)
+    return Difference(value, low, high, cases, seed_spread, seed_p, reading)
 
 
 def bootstrap_interval(differences: np.ndarray, resamples: int = RESAMPLES) -> tuple[float, float]:
@@ -104,13 +110,21 @@ def bootstrap_interval(differences: np.ndarray, resamples: int = RESAMPLES) -> t
     return float(low), float(high)
 
 
-def _read(value: float, low: float, high: float, seed_spread: float, higher_is_better: bool) -> str:
+def _seed_test(baseline: np.ndarray, variant: np.ndarray) -> float:
+    return float(stats.ttest_ind(variant, baseline, equal_var=False, nan_policy="omit").pvalue)
+
+
+def _read(value: float, low: float, high: float, seed_spread: float, seed_p: float, higher_is_better: bool) -> str:
     if np.isnan(seed_spread):
         return "single run: the seed spread is unknown"
+    if seed_spread == 0:  # networks that learned nothing predict the same: nothing, or everything
+        return "no spread: all seeds score the same"
     if abs(value) <= seed_spread:
         return "within seed spread"
     if np.isnan(low) or low <= 0 <= high:
         return "beyond seed spread, but the interval includes 0"
+    if not seed_p < 1 - CONFIDENCE:
+        return "beyond seed spread, but too few seeds to tell"
     return "better" if (value > 0) == higher_is_better else "worse"
 
 

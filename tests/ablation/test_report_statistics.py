@@ -81,6 +81,8 @@ def pair(difference, seed_noise, case_noise, seeds=3, cases=30):
         (-0.05, 0.01, 0.001, True, "worse"),
         (-0.05, 0.01, 0.001, False, "better"),
         (0.05, 0.01, 0.9, True, "beyond seed spread, but the interval includes 0"),
+        (0.016, 0.01, 0.001, True, "beyond seed spread, but too few seeds to tell"),
+        (0.05, 0.0, 0.001, True, "no spread: all seeds score the same"),
     ],
 )
 def test_reading(difference, seed_noise, case_noise, higher, reading):
@@ -88,6 +90,18 @@ def test_reading(difference, seed_noise, case_noise, higher, reading):
     if "includes" in reading:
         variant += difference - (variant - base).mean()
     assert paired_difference(base, variant, higher).reading == reading
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_equal_configurations_are_rarely_called_better_or_worse(seeds):
+    """Same network twice: cases and seeds vary, nothing else does."""
+    rng = np.random.default_rng(5)
+    calls = 0
+    for _ in range(80):
+        case_level = rng.normal(0.8, 0.1, size=(1, 20, 1))
+        pair = case_level + rng.normal(0, 0.01, size=(2, seeds, 1, 1)) + rng.normal(0, 0.02, size=(2, seeds, 20, 1))
+        calls += paired_difference(*pair).reading in ("better", "worse")
+    assert calls <= 8  # 5 % of 80 and a little
 
 
 def test_seed_spread_is_that_of_two_single_runs():
