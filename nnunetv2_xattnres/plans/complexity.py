@@ -158,9 +158,9 @@ def print_table(rows: Sequence[dict[str, Any]], args: argparse.Namespace) -> Non
     for line in _lines(rows):
         print(line.rstrip())
     print(
-        "\nIn brackets: over the baseline of the same network. MACs: multiply-accumulates of convolutions, linear"
-        "\nlayers and XAttnRes's products (EMCAD's encoder: without its attention). Activations: MiB at the peak"
-        "\nof a forward pass in training. Paper: Table 2, for 3 x 256x256 and one class."
+        "\nIn brackets: over the baseline of the same network. MACs: multiply-accumulates of convolutions,"
+        "\nlinear layers and XAttnRes's products (in EMCAD's encoder without its attention). Activations: MiB"
+        "\nat the peak of a forward pass in training. Paper: Table 2, for 3 x 256x256 and one class."
     )
     if {"unet", "resenc"} & {row["network"] for row in rows}:
         print("unet, resenc: nnU-Net's own networks as it plans them for this patch size.")

@@ -1,0 +1,163 @@
+import json
+
+import plans_phantom
+import pytest
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunetv2_xattnres import architectures
+from nnunetv2_xattnres.architectures.routing import VARIANTS, Routing
+from nnunetv2_xattnres.cli import main
+from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.plans.studies import STUDIES, write_plans
+
+NAMES_2D = [
+    "2d_baseline", "2d_noskip", "2d_replace", "2d_both", "2d_encoder", "2d_decoder",
+    "2d_init_random", "2d_init_kaiming", "2d_init_xavier",
+    "2d_emcad_baseline", "2d_emcad_noskip", "2d_emcad_replace", "2d_emcad_both",
+    "2d_paper_unet_baseline", "2d_paper_unet_noskip", "2d_paper_unet_replace", "2d_paper_unet_both",
+]  # fmt: skip
+SMALL = ["--encoder", "pvt_v2_b0"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path))
+    folder = tmp_path / "Dataset011_Polyps"
+    plans_phantom.write(folder)
+    return folder
+
+
+def load(folder, name="nnUNetXAttnResPlans"):
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+def test_everything_by_default(folder, capsys):
+    before = (folder / "nnUNetPlans.json").read_bytes()
+    assert main(["plan", "11", *SMALL]) == 0
+    assert (folder / "nnUNetPlans.json").read_bytes() == before
+    plans = load(folder)
+    assert plans["plans_name"] == "nnUNetXAttnResPlans"
+    assert list(plans["configurations"]) == ["2d", *NAMES_2D]
+    printed = capsys.readouterr().out
+    for name in NAMES_2D:
+        assert f"nnUNetv2_train 11 {name} " in printed
+    assert "2d_emcad_both          0 -p nnUNetXAttnResPlans -tr nnUNetTrainer_EMCAD\n" in printed
+
+    manager = PlansManager(plans)
+    parent = manager.get_configuration("2d")
+    for name in NAMES_2D:
+        configuration = manager.get_configuration(name)
+        for key in ("data_identifier", "patch_size", "batch_size", "normalization_schemes"):
+            assert getattr(configuration, key) == getattr(parent, key)
+        # nnU-Net's own way of building it, with deep supervision as in training
+        network = nnUNetTrainer.build_network_architecture(manager, configuration, 3, 2, True)
+        _, class_name = configuration.network_arch_class_name.rsplit(".", 1)
+        assert type(network) is getattr(architectures, class_name)
+        expected = name.removeprefix("2d_").removeprefix("emcad_").removeprefix("paper_unet_")
+        if expected in VARIANTS:
+            assert network.routing == Routing.parse(VARIANTS[expected])
+        else:
+            init = {"random": "random", "kaiming": "kaiming_uniform", "xavier": "xavier_uniform"}[expected[5:]]
+            assert network.routing == Routing(query_init=init)
+    assert configuration.network_arch_init_kwargs["input_size"] is None
+
+
+def test_emcad_normalises_rgb_only(folder):
+    write_plans(11, network="emcad", studies=["skip"], encoder="pvt_v2_b0", encoder_weights=None, input_size=[32, 64])
+    kwargs = load(folder)["configurations"]["2d_emcad_both"]["architecture"]["arch_kwargs"]
+    assert kwargs["input_normalization"] == "imagenet"
+    assert kwargs["encoder_weights"] is None and kwargs["input_size"] == [32, 64]
+    assert kwargs["strides"] == [[1, 1]] * 5
+    plans_phantom.write(folder, normalization="CTNormalization", channels=1, name="ct")
+    write_plans(11, base_plans="ct", output_plans="ours", network="emcad", studies=["skip"], encoder="pvt_v2_b0")
+    kwargs = load(folder, "ours")["configurations"]["2d_emcad_both"]["architecture"]["arch_kwargs"]
+    assert kwargs["input_normalization"] is None and kwargs["encoder_weights"] == "imagenet"
+
+
+def test_names_variant_network_and_studies(folder):
+    cells = write_plans("Dataset011_Polyps", studies=["skip", "position"])
+    assert cells["2d_replace"] == {"variant": "replace", "network": "unet", "studies": ["skip", "position"]}
+    assert cells["2d_encoder"]["studies"] == ["position"]
+    assert set(cells) == {f"2d_{name}" for name in VARIANTS}
+
+
+def test_position_study_of_emcad_leaves_out_what_it_does_not_have(folder):
+    cells = write_plans(11, network="emcad", studies=["position"], encoder="pvt_v2_b0")
+    assert list(cells) == ["2d_emcad_noskip", "2d_emcad_replace"]
+
+
+def test_3d_has_the_networks_that_exist_there(folder):
+    plans_phantom.write(folder, dims=3, channels=1, normalization="CTNormalization")
+    cells = write_plans(11, "3d_fullres")
+    assert set(cells) == {f"3d_fullres_{name}" for name in (*VARIANTS, "init_random", "init_kaiming", "init_xavier")}
+    for network in ("emcad", "paper-unet"):
+        with pytest.raises(InputError, match="2D network"):
+            write_plans(11, "3d_fullres", network=network)
+
+
+def test_adds_to_its_own_plans_and_repeats_without_change(folder):
+    write_plans(11, studies=["skip"])
+    write_plans(11, network="paper-unet", studies=["skip"])
+    both = load(folder)
+    assert {"2d_both", "2d_paper_unet_both"} <= set(both["configurations"])
+    stamp = (folder / "nnUNetXAttnResPlans.json").stat().st_mtime_ns
+    write_plans(11, studies=["skip"])
+    assert (folder / "nnUNetXAttnResPlans.json").stat().st_mtime_ns == stamp
+
+
+def test_nothing_is_overwritten_silently(folder, capsys):
+    write_plans(11, network="paper-unet", studies=["skip"])
+    path = folder / "nnUNetXAttnResPlans.json"
+    before = path.read_bytes()
+    arguments = ["plan", "11", "--network", "paper-unet", "--study", "skip", "--input-size", "64", "64"]
+    assert main(arguments) == 2
+    assert "configuration 2d_paper_unet_both is different" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    assert main([*arguments, "--overwrite"]) == 0
+    assert load(folder)["configurations"]["2d_paper_unet_both"]["architecture"]["arch_kwargs"]["input_size"] == [64, 64]
+    with pytest.raises(InputError, match="give another with -o"):
+        write_plans(11, output_plans="nnUNetPlans")
+    (folder / "mine.json").write_text(json.dumps(load(folder, "nnUNetPlans")))
+    with pytest.raises(InputError, match="not written by this command"):
+        write_plans(11, output_plans="mine", studies=["skip"])
+
+
+def test_what_does_not_build_is_not_written(folder):
+    plans = load(folder, "nnUNetPlans")
+    plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["features_per_stage"] = [4, 8]
+    (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
+    with pytest.raises(InputError) as caught:
+        write_plans(11, studies=["skip"])
+    assert len(caught.value.problems) == 4 and caught.value.problems[0].startswith("2d_baseline: AssertionError")
+    with pytest.raises(InputError, match="pvt_v2_b0, pvt_v2_b1"):
+        write_plans(11, network="emcad", studies=["skip"], encoder="resnet")
+    assert not list(folder.glob("nnUNetXAttnRes*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["12"], "nnUNetv2_plan_and_preprocess -d 12"),
+        (["polyps"], "neither the number"),
+        (["11", "-p", "nnUNetResEncUNetMPlans"], "the plans in that folder are nnUNetPlans"),
+        (["11", "-c", "3d_fullres"], "it has 2d"),
+        (["11", "--network", "resenc"], "nnUNetPlannerResEncM"),
+    ],
+)
+def test_errors_say_what_to_do(folder, capsys, arguments, message):
+    assert main(["plan", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_network_of_somebody_else(folder):
+    plans = load(folder, "nnUNetPlans")
+    plans["configurations"]["2d"]["architecture"]["network_class_name"] = "their.Network"
+    (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
+    with pytest.raises(InputError, match=r"their\.Network"):
+        write_plans(11)
+    assert "2d_paper_unet_both" in write_plans(11, network="paper-unet")  # which takes nothing from it
+
+
+def test_studies_are_the_papers():
+    assert list(STUDIES) == ["skip", "position", "init", "backbone"]
