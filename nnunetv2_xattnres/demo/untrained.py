@@ -20,6 +20,7 @@ def predict_untrained(model: Path, images: Path, output: Path, *, device: str = 
         device: What to compute on.
         seed: Of the weights.
     """
+    output.mkdir(parents=True, exist_ok=True)
     with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net's notes on the device
         predictor = nnUNetPredictor(device=torch.device(device), allow_tqdm=False)
         predictor.initialize_from_trained_model_folder(str(model), use_folds=(0,))
