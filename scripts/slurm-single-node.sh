@@ -20,7 +20,8 @@ fail() {
 }
 
 alive() { # PIDFILE: is that daemon running?
-    [[ -s "$1" ]] && kill -0 "$(cat "$1")" 2>/dev/null
+    local pid
+    pid="$(cat "$1" 2>/dev/null)" && [[ -n "$pid" ]] && kill -0 "$pid" 2>/dev/null
 }
 
 start() {

@@ -1,6 +1,8 @@
 """Commands that stand for nnU-Net's in the tests of the grid: they leave the same files, and do as they are told."""
 
 import os
+import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -11,6 +13,8 @@ import pytest
 
 from nnunetv2_xattnres.ablation.grid import Cell
 from nnunetv2_xattnres.ablation.study import Study
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "slurm-single-node.sh"
 
 STUB = r"""#!{python}
 import json, os, pathlib, sys, time, zipfile
@@ -119,3 +123,23 @@ def stubs(tmp_path, monkeypatch) -> Stubs:
     monkeypatch.setattr("nnunetv2_xattnres.ablation.cell.executable", lambda name: str(stubs.commands / name))
     monkeypatch.setattr("nnunetv2_xattnres.ablation.local.POLL_SECONDS", 0.1)
     return stubs
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A SLURM of one node on this machine; everything of it is in a folder of its own."""
+    missing = [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if shutil.which(name) is None]
+    if missing:
+        pytest.skip(f"SLURM is not installed ({', '.join(missing)} not found): apt-get install slurm-wlm munge")
+    if os.geteuid() != 0:
+        pytest.skip("SLURM's daemons are started by root only")
+    folder = tmp_path_factory.mktemp("slurm")
+    with socket.socket() as free:  # and the one above it, in all likelihood
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "SLURM_SINGLE_NODE_PORT": str(port)}
+    subprocess.run([SCRIPT, "start", folder], check=True, timeout=120, env=environment)
+    os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
+    yield folder
+    del os.environ["SLURM_CONF"]
+    subprocess.run([SCRIPT, "stop", folder], check=True, timeout=120)

@@ -1,44 +1,18 @@
 """A study on a real SLURM: one node on this machine, started by the script that CI uses as well."""
 
-import os
-import shutil
-import socket
 import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
 from nnunetv2_xattnres.ablation.listing import Events
 from nnunetv2_xattnres.ablation.observe import live_jobs, observe
-from nnunetv2_xattnres.ablation.slurm import Resources, follow, submit
+from nnunetv2_xattnres.ablation.slurm import Resources, follow, make_executor, submit
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "slurm-single-node.sh"
-missing = [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if shutil.which(name) is None]
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(bool(missing), reason=f"SLURM is not installed ({', '.join(missing)} not found)"),
-]
+pytestmark = pytest.mark.slow
 RESOURCES = Resources(gpus=0, cpus=1, minutes=30, memory="200M")
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    """The cluster; everything of it is in a folder of its own."""
-    if os.geteuid() != 0:
-        pytest.skip("SLURM's daemons are started by root only")
-    folder = tmp_path_factory.mktemp("slurm")
-    with socket.socket() as free:  # and the one above it, in all likelihood
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {**os.environ, "SLURM_SINGLE_NODE_PORT": str(port)}
-    subprocess.run([SCRIPT, "start", folder], check=True, timeout=120, env=environment)
-    os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
-    yield folder
-    del os.environ["SLURM_CONF"]
-    subprocess.run([SCRIPT, "stop", folder], check=True, timeout=120)
 
 
 @pytest.fixture
@@ -141,3 +115,10 @@ def test_resources_are_what_sbatch_gets(jobs, cluster):
         assert f"#SBATCH {line}\n" in text
     assert "gpus" not in text
     assert sys.executable in text
+
+
+def test_a_cell_of_several_gpus_gets_them_on_one_node(jobs, cluster):
+    executor = make_executor(jobs.study("both"), Resources(gpus=4, cpus=24, memory="64G"))
+    text = executor._make_submission_file_text("command", "id")
+    for line in ("--gpus-per-node=4", "--nodes=1", "--cpus-per-task=24", "--mem=64G", "--time=1440"):
+        assert f"#SBATCH {line}\n" in text
