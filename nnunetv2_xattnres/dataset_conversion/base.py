@@ -2,15 +2,22 @@
 
 import argparse
 import json
+import signal
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import FrameType
 from typing import Any, ClassVar
 
 from nnunetv2_xattnres.dataset_conversion.splits import Split
-from nnunetv2_xattnres.dataset_conversion.staging import raw_folder, target_problems, written_whole
+from nnunetv2_xattnres.dataset_conversion.staging import (
+    earlier_preprocessing,
+    raw_folder,
+    target_problems,
+    written_whole,
+)
 from nnunetv2_xattnres.dataset_conversion.summary import Checked, Summary, summarise
 from nnunetv2_xattnres.dataset_conversion.workers import available_cores, map_cases
 from nnunetv2_xattnres.errors import InputError
@@ -140,6 +147,7 @@ class Dataset(ABC):
             map_cases(write_one, jobs, workers=workers, progress=progress, description="writing")
             self._write_descriptions(folder, source, cases, split)
         found = {case.name: result for case, result in zip(cases, checked, strict=True)}
+        split.notes.extend(earlier_preprocessing(target))
         return summarise(target, split, found, self.labels, self.expected, self.configuration)
 
     def _check_all(
@@ -222,8 +230,16 @@ def add_common_arguments(parser: argparse.ArgumentParser, dataset: type[Dataset]
 def run_conversion(args: argparse.Namespace, dataset: type[Dataset]) -> int:
     """Convert with the arguments as parsed, and print the summary."""
     options: dict[str, Any] = {"dataset_id": args.dataset_id, "overwrite": args.overwrite, "workers": args.workers}
-    print(dataset.from_arguments(args).convert(args.source, **options))
+    former = signal.signal(signal.SIGTERM, _end)  # a batch system ends jobs with it: clean up as after Ctrl-C
+    try:
+        print(dataset.from_arguments(args).convert(args.source, **options))
+    finally:
+        signal.signal(signal.SIGTERM, former)
     return 0
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 def main(dataset: type[Dataset], arguments: Sequence[str] | None = None) -> int:

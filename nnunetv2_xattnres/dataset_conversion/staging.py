@@ -53,6 +53,14 @@ def target_problems(raw: Path, folder_name: str, overwrite: bool) -> list[str]:
     return problems
 
 
+def earlier_preprocessing(target: Path) -> list[str]:
+    """A note where nnU-Net holds preprocessed data of this name: it keeps them, and stops on another split."""
+    root = os.environ.get("nnUNet_preprocessed")  # noqa: SIM112 - nnU-Net's own spelling
+    if not root or not (Path(root) / target.name).exists():
+        return []
+    return [f"{Path(root) / target.name} is of an earlier conversion: delete it before you plan again"]
+
+
 @contextmanager
 def written_whole(target: Path) -> Iterator[Path]:
     """Yield a new, empty, hidden folder beside ``target``; it becomes ``target`` if the block ends without an error.

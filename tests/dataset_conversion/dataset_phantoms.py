@@ -89,13 +89,15 @@ AFFINE = np.array(
 )
 
 
-def synapse(root: Path, numbers: tuple[int, ...] = BTCV, ending: str = "nii.gz") -> Path:
+def synapse(
+    root: Path, numbers: tuple[int, ...] = BTCV, ending: str = "nii.gz", size: tuple[int, int, int] = (7, 6, 5)
+) -> Path:
     """BTCV's ``RawData/Training``: oblique affines, Hounsfield units, all 13 codes in every label."""
     for number in numbers:
         random = np.random.default_rng(number)
-        hounsfield = random.integers(-1024, 1500, (7, 6, 5), dtype=np.int16)
-        codes = np.arange(7 * 6 * 5, dtype=np.uint8).reshape(7, 6, 5) % 14
-        for kind, voxels in (("img", hounsfield), ("label", codes)):
+        hounsfield = random.integers(-1024, 1500, size, dtype=np.int16)
+        codes = np.arange(np.prod(size)).reshape(size).astype(np.uint16) % 14
+        for kind, voxels in (("img", hounsfield), ("label", codes.astype(np.uint8))):
             path = root / "RawData" / "Training" / kind / f"{kind}{number:04d}.{ending}"
             path.parent.mkdir(parents=True, exist_ok=True)
             volume = nib.Nifti1Image(voxels, AFFINE)

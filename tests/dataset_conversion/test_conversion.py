@@ -142,30 +142,39 @@ def test_a_write_that_the_system_refuses(tmp_path):
     assert list((tmp_path / "raw").iterdir()) == []
 
 
-def test_control_c_leaves_nothing_behind(tmp_path):
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_control_c_leaves_nothing_behind(tmp_path, sent, code):
     source = tmp_path / "source"
     for number in range(1, 25):
         save(source / "Original" / f"{number}.png", phantoms.picture(number, (300, 400)))
         save(source / "Ground Truth" / f"{number}.png", phantoms.mask(number, (300, 400)))
     raw = tmp_path / "raw"
     # a shell starts background jobs with SIGINT ignored, and so may whatever runs the tests
-    code = (
+    start = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "from nnunetv2_xattnres.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", code, "convert", "clinicdb", str(source), "--workers", "1"],
+        [sys.executable, "-c", start, "convert", "clinicdb", str(source), "--workers", "1"],
         env={**os.environ, "nnUNet_raw": str(raw)},
         stderr=subprocess.PIPE,
         text=True,
     )
     while not list(raw.glob(".*/imagesTr/*")) and process.poll() is None:
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert "interrupted" in errors
+    assert process.returncode == code, errors
+    assert "Traceback" not in errors
     assert list(raw.iterdir()) == []
+
+
+def test_earlier_preprocessing_is_mentioned(tmp_path, monkeypatch):
+    source = phantoms.clinicdb(tmp_path / "source")
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
+    assert "earlier conversion" not in str(ClinicDB().convert(source, raw=tmp_path / "raw"))
+    (tmp_path / "preprocessed" / "Dataset501_CVCClinicDB").mkdir(parents=True)
+    assert "earlier conversion" in str(ClinicDB().convert(source, raw=tmp_path / "raw", overwrite=True))
 
 
 @pytest.mark.parametrize("dataset", [ClinicDB, ColonDB, ISIC2017])
