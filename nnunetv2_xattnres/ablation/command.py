@@ -39,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     grid.add_argument("--network", help="unet, resenc, emcad or paper-unet; default: the one in the plans")
     grid.add_argument("--output", type=Path, metavar="FOLDER", help="the study's folder; default ablation_DATASET")
+    grid.add_argument(
+        "--convention", choices=("nnunet", "transunet"), default="nnunet", help="of the scores; default %(default)s"
+    )
     where = parser.add_argument_group("where to run it")
     where.add_argument("--executor", choices=("local", "slurm"), default="local", help="default %(default)s")
     where.add_argument(
@@ -106,6 +109,7 @@ def _plan(args: argparse.Namespace, folder: Path) -> Study:
         parse_folds(args.folds),
         list(range(args.seeds)),
         args.network,
+        args.convention,
     )
 
 

@@ -7,9 +7,15 @@ clean up, and a training whose parent was killed still guards its cell.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 from pathlib import Path
+
+from nnunetv2_xattnres.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _NO_LOCKS_HERE = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
@@ -30,6 +36,8 @@ class Lock:
 
         On a file system without locks this always succeeds: there, two starts at the same moment are not kept apart.
         """
+        if fcntl is None:
+            raise InputError("ablate needs the file locks of Linux or macOS: on Windows, run it in WSL")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:

@@ -9,6 +9,7 @@ from typing import Any
 
 from nnunetv2_xattnres.ablation.grid import Cell, expand
 from nnunetv2_xattnres.ablation.study import Study
+from nnunetv2_xattnres.ablation.trainer_names import check_trainer
 from nnunetv2_xattnres.errors import InputError
 
 
@@ -23,6 +24,7 @@ def plan_study(
     folds: list[int | str],
     seeds: list[int],
     network: str | None = None,
+    convention: str = "nnunet",
 ) -> Study:
     """Plan the cells that are asked for; what the folder's study has already stays in it.
 
@@ -41,9 +43,10 @@ def plan_study(
         folds: Folds to train.
         seeds: Seeds of each.
         network: As in ``nnunetv2_xattnres plan``; ``None`` takes the one in the plans.
+        convention: How predictions are scored, ``nnunet`` or ``transunet``.
 
     Raises:
-        InputError: something is missing, or the folder holds a study of other data, plans or trainer.
+        InputError: something is missing, or the folder holds a study of other data, plans, trainer or convention.
     """
     from nnunetv2_xattnres.plans.files import dataset_folder
 
@@ -51,7 +54,11 @@ def plan_study(
     study = Study(
         folder, preprocessed.name, str(preprocessed / "dataset.json"), plans, base_plans, configuration, trainer
     )
+    study.convention = convention
+    if not os.environ.get("nnUNet_raw"):  # noqa: SIM112
+        raise InputError("nnUNet_raw is not set: export it, as for every nnU-Net command")
     _check_folds(preprocessed, folds)
+    check_trainer(trainer)
     there = Study.load(folder)
     if there is None:
         _check_new(folder)
@@ -90,7 +97,7 @@ def _check_new(folder: Path) -> None:
 
 
 def _check_same(there: Study, asked: Study) -> None:
-    names = ("dataset", "plans", "base_plans", "configuration", "trainer")
+    names = ("dataset", "plans", "base_plans", "configuration", "trainer", "convention")
     problems = [
         f"{name.replace('_', ' ')}: it has {getattr(there, name)}, asked for is {getattr(asked, name)}"
         for name in names
@@ -107,5 +114,3 @@ def _check_folds(preprocessed: Path, folds: list[int | str]) -> None:
     beyond = [str(fold) for fold in folds if isinstance(fold, int) and fold >= count]
     if beyond:
         raise InputError(f"--folds {','.join(beyond)}: the data set has {count} fold(s), 0 to {count - 1} ({splits})")
-    if not os.environ.get("nnUNet_raw"):  # noqa: SIM112
-        raise InputError("nnUNet_raw is not set: export it, as for every nnU-Net command")

@@ -102,7 +102,10 @@ def submit(study: Study, resources: Resources, events: Events) -> dict[Cell, str
             if seen.state in (COMPLETE, RUNNING, QUEUED):
                 continue
             executor.parameters["job_name"] = seen.cell.name
-            job = executor.submit(CellJob(study.folder.resolve(), seen.cell, resources.gpus))
+            try:
+                job = executor.submit(CellJob(study.folder.resolve(), seen.cell, resources.gpus))
+            except RuntimeError as error:  # submitit's own, with what sbatch said
+                raise InputError(f"sbatch refused {seen.cell.name}: {error}") from error
             write_json(job_file(study, seen.cell), {"job": job.job_id})
             how = "submitted again" if seen.record.get("started") else "submitted"
             events.say(seen.cell, f"{how} as job {job.job_id}")

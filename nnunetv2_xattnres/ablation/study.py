@@ -61,6 +61,7 @@ class Study:
         configuration: The configuration that the variants inherit from.
         trainer: The trainer that was asked for.
         cells: Everything to run.
+        convention: How predictions are scored, ``nnunet`` or ``transunet``.
     """
 
     folder: Path
@@ -71,6 +72,7 @@ class Study:
     configuration: str
     trainer: str
     cells: list[Cell] = field(default_factory=list)
+    convention: str = "nnunet"
 
     @classmethod
     def load(cls, folder: Path) -> Study | None:
@@ -80,7 +82,8 @@ class Study:
             return None
         names = ("dataset", "dataset_json", "plans", "base_plans", "configuration", "trainer")
         try:
-            return cls(folder, *(content[name] for name in names), [Cell.from_json(cell) for cell in content["cells"]])
+            cells = [Cell.from_json(cell) for cell in content["cells"]]
+            return cls(folder, *(content[name] for name in names), cells, content.get("convention", "nnunet"))
         except (KeyError, TypeError) as error:
             raise InputError(f"{folder / 'study.json'} is not a study of this program ({error!r})") from error
 
@@ -95,6 +98,7 @@ class Study:
                 "base_plans": self.base_plans,
                 "configuration": self.configuration,
                 "trainer": self.trainer,
+                "convention": self.convention,
                 "folds": list(dict.fromkeys(cell.fold for cell in self.cells)),
                 "seeds": list(dict.fromkeys(cell.seed for cell in self.cells)),
                 "cells": [cell.to_json() for cell in self.cells],

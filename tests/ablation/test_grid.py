@@ -14,6 +14,7 @@ from nnunetv2_xattnres.ablation.local import devices
 from nnunetv2_xattnres.ablation.observe import Observation
 from nnunetv2_xattnres.ablation.planning import plan_study
 from nnunetv2_xattnres.ablation.study import Study, write_json
+from nnunetv2_xattnres.ablation.trainer_names import check_trainer
 from nnunetv2_xattnres.errors import InputError
 
 
@@ -225,6 +226,17 @@ def test_a_fold_that_the_splits_do_not_have_is_refused(preprocessed, tmp_path):
     assert not (tmp_path / "study").exists()
     with pytest.raises(InputError, match="the studies are skip"):
         plan(tmp_path / "study", studies=["skips"])
+
+
+def test_a_trainer_that_is_not_there_stops_the_study_before_any_cell(preprocessed, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="is it nnUNetTrainer_XAttnRes_Paper or"):
+        plan(tmp_path / "study", trainer="nnUNetTrainer_XAttnRes_Papre")
+    assert not (tmp_path / "study").exists()
+    check_trainer("nnUNetTrainer_5epochs")
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "own.py").write_text("class nnUNetTrainer_Own(nnUNetTrainer):\n    pass\n")
+    monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path / "theirs"))
+    check_trainer("nnUNetTrainer_Own")
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):

@@ -63,7 +63,7 @@ def test_the_record_of_a_cell_says_what_was_run(stubs):
     assert record["device"] == "CPU" and "nnunetv2" in record["versions"] and record["hours"] >= 0
     train, score = record["commands"]
     assert "XATTNRES_SEED=0 nnUNetv2_train Dataset001_Stub 2d_both 0 -tr T -p P -device cpu" in train
-    assert "evaluate" in score and score.endswith("--predicted-only")
+    assert "evaluate" in score and score.endswith("--convention nnunet --predicted-only")
     assert record["predicted"] == "validation" and record["reference"].endswith("Dataset001_Stub/gt_segmentations")
     predictions = study.cell_folder(cell) / "predictions"
     assert sorted(path.name for path in predictions.iterdir()) == ["case_1.png", "case_2.png"]

@@ -10,6 +10,7 @@ import pytest
 from nnunetv2_xattnres.ablation.listing import Events
 from nnunetv2_xattnres.ablation.observe import live_jobs, observe
 from nnunetv2_xattnres.ablation.slurm import Resources, follow, make_executor, submit
+from nnunetv2_xattnres.errors import InputError
 
 pytestmark = pytest.mark.slow
 RESOURCES = Resources(gpus=0, cpus=1, minutes=30, memory="200M")
@@ -122,3 +123,10 @@ def test_a_cell_of_several_gpus_gets_them_on_one_node(jobs, cluster):
     text = executor._make_submission_file_text("command", "id")
     for line in ("--gpus-per-node=4", "--nodes=1", "--cpus-per-task=24", "--mem=64G", "--time=1440"):
         assert f"#SBATCH {line}\n" in text
+
+
+def test_what_sbatch_refuses_is_reported_without_a_traceback(jobs, cluster):
+    study = jobs.study("both")
+    with pytest.raises(InputError, match=r"sbatch refused 2d_both__fold0__seed0[\s\S]*partition"):
+        submit(study, Resources(gpus=0, cpus=1, partition="nowhere"), Events(1, 0))
+    assert states(study) == ["pending"]
