@@ -63,7 +63,8 @@ class WholeImageLoader(SlimDataLoaderBase):
         super().__init__(data, share.size, None)
         self.share, self.patch_size, self.transforms = share, (1, *patch_size), transforms
         self.shuffle, self.seed, self.first_pass = shuffle, seed, first_pass
-        self.slices = [(case, z) for case in sorted(data.identifiers) for z in range(_slices(data, case))]
+        self.shapes = {case: data.load_case(case)[0].shape[1:] for case in sorted(data.identifiers)}
+        self.slices = [(case, z) for case, shape in self.shapes.items() for z in range(shape[0])]
         self.thread_id, self.threads = 0, 1
         self.next_batch = 0
 
@@ -74,8 +75,10 @@ class WholeImageLoader(SlimDataLoaderBase):
 
     def larger_than_patch(self) -> int:
         """How many cases do not fit into the patch."""
-        sizes = (self._data.load_case(case)[0].shape[2:] for case in self._data.identifiers)
-        return sum(any(have > want for have, want in zip(size, self.patch_size[1:], strict=True)) for size in sizes)
+        patch = self.patch_size[1:]
+        return sum(
+            any(have > want for have, want in zip(shape[1:], patch, strict=True)) for shape in self.shapes.values()
+        )
 
     def set_thread_id(self, thread_id: int) -> None:
         """Called in each worker process: worker w of W draws the batches w, w + W, w + 2W, and so on."""
@@ -115,7 +118,3 @@ class WholeImageLoader(SlimDataLoaderBase):
         segmentation = torch.from_numpy(crop_and_pad_nd(mask, box, -1, cast_cropped_to=np.int16)).to(torch.int16)[:, 0]
         sample = self.transforms(image=data, segmentation=segmentation)
         return sample["image"], sample["segmentation"]
-
-
-def _slices(data: nnUNetBaseDataset, case: str) -> int:
-    return data.load_case(case)[0].shape[1]

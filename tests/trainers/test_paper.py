@@ -10,6 +10,7 @@ import torch
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from torch import nn
 
+from nnunetv2_xattnres.architectures import PaperUNet
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.trainers import nnUNetTrainer_EMCAD_Paper, nnUNetTrainer_XAttnRes_Paper
 from nnunetv2_xattnres.trainers.augmentation import paper_transforms
@@ -202,6 +203,19 @@ def test_without_one_the_batch_is_scaled_and_the_logits_brought_back(outputs):
     assert network.seen[0][0] == (2, 3, 96, 96)
     shapes = [tuple(each.shape) for each in ([logits] if outputs == 1 else logits)]
     assert shapes == [(2, 1, 128, 128)] * outputs
+
+
+def test_a_compiled_network_follows_the_scales():
+    torch.manual_seed(0)
+    network = PaperUNet(1, 2, input_size=(32, 32)).eval()
+    compiled = torch.compile(network, backend="eager", fullgraph=True)
+    x = torch.rand(1, 1, 40, 40)
+    with torch.no_grad():
+        scaled = [forward_at_scale(compiled, network, x, scale, (32, 32)) for scale in (0.5, 1, 2, 1)]
+        network.input_size = (64, 64)
+        wanted = network(x)
+    assert torch.allclose(scaled[2], wanted, atol=1e-6) and torch.equal(scaled[1], scaled[3])
+    assert not torch.allclose(scaled[1], wanted, atol=1e-3)
 
 
 # --- losses ----------------------------------------------------------------------------------------------------------
