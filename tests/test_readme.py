@@ -103,7 +103,7 @@ def put(clone: Path, path: str, script: str) -> None:
 def run(clone: Path, *command: str) -> subprocess.CompletedProcess[str]:
     environment = {"PATH": str(clone.parent / "bin"), "HOME": os.environ.get("HOME", "")}
     bash = str(shutil.which("bash"))
-    return subprocess.run([bash, *command], cwd=clone, env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run([bash, *command], cwd=clone, env=environment, capture_output=True, text=True, timeout=600)
 
 
 # a Python that makes environments of itself, and whose pip does what $PIP says
