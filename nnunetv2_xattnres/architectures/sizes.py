@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunetv2_xattnres.architectures.dry_run import dry_run
 from nnunetv2_xattnres.architectures.xattnres import XAttnRes
 
 
@@ -58,7 +58,6 @@ class AnySizeNetwork(nn.Module):
 
         Outputs of convolutions and linear layers, and what each XAttnRes keeps (aligned and aggregated maps).
         """
-        network = deepcopy(self).to("meta").eval()
         total = 0
 
         def add_output(module: nn.Module, inputs: tuple, output: Tensor) -> None:
@@ -70,14 +69,20 @@ class AnySizeNetwork(nn.Module):
             history, x = inputs
             total += module.feature_map_size([entry.shape[2:] for entry in history], x.shape[2:])
 
-        projections = {id(p) for module in network.modules() if isinstance(module, XAttnRes) for p in module.modules()}
-        for module in network.modules():
-            if isinstance(module, XAttnRes):
-                module.register_forward_hook(add_xattnres)
-            elif isinstance(module, nn.Conv2d | nn.Linear) and id(module) not in projections:
-                module.register_forward_hook(add_output)
-        with torch.no_grad():
-            network(torch.empty(1, self.input_channels, *input_size, device="meta"))
+        instances = [module for module in self.modules() if isinstance(module, XAttnRes)]
+        projections = {id(module) for instance in instances for module in instance.modules()}
+        handles = [instance.register_forward_hook(add_xattnres) for instance in instances]
+        handles += [
+            module.register_forward_hook(add_output)
+            for module in self.modules()
+            if isinstance(module, nn.Conv2d | nn.Linear) and id(module) not in projections
+        ]
+        try:
+            with torch.no_grad():
+                dry_run(self, (1, self.input_channels, *input_size))
+        finally:
+            for handle in handles:
+                handle.remove()
         return total
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
+
+from nnunetv2_xattnres.architectures.dry_run import dry_run
 
 # convolutions, linear layers and XAttnRes's products; not the encoder's attention, which thop leaves out as well
 _COUNTED = {torch.ops.aten.convolution, torch.ops.aten.addmm, torch.ops.aten.mm, torch.ops.aten.bmm}
@@ -43,14 +44,8 @@ def measure(build: Callable[[], nn.Module], shape: Sequence[int]) -> Cost:
     """
     with torch.device("meta"):
         network = build().train()
-    with FakeTensorMode():
-        state = {
-            name: torch.empty(tensor.shape, dtype=tensor.dtype, requires_grad=isinstance(tensor, nn.Parameter))
-            for name, tensor in [*network.named_parameters(), *network.named_buffers()]
-        }
-        x = torch.empty(tuple(shape))
-        with _LiveBytes() as live, FlopCounterMode(display=False) as flops:
-            torch.func.functional_call(network, state, (x,))
+    live, flops = _LiveBytes(), FlopCounterMode(display=False)
+    dry_run(network, shape, live, flops)
     counts = flops.get_flop_counts().get("Global", {})
     return Cost(
         parameters=sum(parameter.numel() for parameter in network.parameters()),

@@ -66,10 +66,22 @@ class BackboneChecks:
     @pytest.mark.parametrize("routing", ROUTINGS)
     def test_compiles_without_a_graph_break(self, routing):
         torch._dynamo.reset()
-        network = self.build(routing=routing).eval()
+        network = self.build(routing=routing, deep_supervision=True).eval()
         x = torch.rand(1, 3, 64, 64)
-        compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
-        torch.testing.assert_close(compiled(x), network(x), rtol=1e-4, atol=1e-5)
+        for ours, eager in zip(torch.compile(network, fullgraph=True, backend="eager")(x), network(x), strict=True):
+            torch.testing.assert_close(ours, eager)
+
+    @pytest.mark.slow
+    def test_a_training_step_compiles(self):
+        torch._dynamo.reset()
+        network = self.build(deep_supervision=True).train()
+        x = torch.rand(1, 3, 64, 64)
+        gradients = []
+        for forward in (network, torch.compile(network, fullgraph=True, backend="aot_eager")):
+            network.zero_grad()
+            sum(output.square().mean() for output in forward(x)).backward()
+            gradients.append([parameter.grad.clone() for parameter in network.parameters()])
+        torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-4)
 
     @pytest.mark.slow
     def test_two_ddp_processes_reach_every_parameter(self, tmp_path):
