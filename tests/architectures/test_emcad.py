@@ -14,7 +14,7 @@ class TestEMCADNet(BackboneChecks):
     network = EMCADNet
     kwargs = {"encoder": "pvt_v2_b0"}  # noqa: RUF012
     outputs = 4
-    with_encoder = ()
+    routings = ("baseline", "noskip", "both", "replace")  # see test_encoder_positions_do_not_exist
 
 
 def count(module):

@@ -11,7 +11,7 @@ from nnunetv2_xattnres.architectures.routing import VARIANTS
 class TestPaperUNet(BackboneChecks):
     network = PaperUNet
     outputs = 2
-    with_encoder = ("encoder",)
+    routings = tuple(VARIANTS)
 
     def test_parameters_of_table_2(self):
         count = sum(p.numel() for p in PaperUNet(3, 1, routing=VARIANTS["baseline"]).parameters())

@@ -129,12 +129,16 @@ def predict(nnunet, trainer_name, configuration, folder):
 @pytest.mark.slow
 class TestOnPlans:
     @pytest.mark.parametrize("configuration", ["2d_emcad_both", "2d_paper_unet_replace"])
-    def test_nnunets_own_trainer_then_predict_without_hook(self, planned, tmp_path, configuration):
-        nnunet = planned[0]
-        stock = trainer(nnunet, nnUNetTrainer, configuration)
+    def test_nnunets_own_trainer(self, planned, configuration):
+        stock = trainer(planned[0], nnUNetTrainer, configuration)
         stock.run_training()
         assert np.isfinite(stock.logger.get_value("train_losses", step=None)).all()
-        predict(nnunet, "nnUNetTrainer", configuration, tmp_path)
+        assert (Path(stock.output_folder) / "checkpoint_final.pth").is_file()
+
+    def test_predict_without_hook(self, planned, tmp_path):
+        stock = trainer(planned[0], nnUNetTrainer, "2d_paper_unet_both")
+        stock.run_training()
+        predict(planned[0], "nnUNetTrainer", "2d_paper_unet_both", tmp_path)
 
     def test_our_trainer_takes_the_plans_as_they_are(self, planned):
         ours = trainer(planned[0], nnUNetTrainer_XAttnRes, "2d_paper_unet_replace")
