@@ -1,0 +1,68 @@
+"""nnU-Net accepts what the converters write: its integrity check, its preprocessing, a short training."""
+
+import copy
+import json
+
+import dataset_phantoms as phantoms
+import pytest
+
+from nnunetv2_xattnres.dataset_conversion.colondb import ColonDB
+from nnunetv2_xattnres.dataset_conversion.isic2017 import ISIC2017
+from nnunetv2_xattnres.dataset_conversion.synapse import Synapse
+
+pytestmark = pytest.mark.slow
+CONFIGURATION = {"502": "2d", "503": "2d", "504": "3d_fullres"}
+
+
+@pytest.fixture(scope="module")
+def prepared(module_nnunet, tmp_path_factory):
+    """The three sets converted, and planned and preprocessed by one command; returns its output."""
+    source = tmp_path_factory.mktemp("source")
+    colondb = phantoms.colondb_original(source / "colondb", [*range(34, 44), *range(56, 64)])
+    ColonDB(split="sequence").convert(colondb, raw=module_nnunet.raw)
+    ISIC2017().convert(phantoms.isic2017(source / "isic"), raw=module_nnunet.raw)
+    volumes = phantoms.synapse(source / "synapse", (5, 6, 7, 9, 10, 1), size=(24, 20, 16))
+    Synapse().convert(volumes, raw=module_nnunet.raw)
+    done = module_nnunet.run(
+        *("nnUNetv2_plan_and_preprocess", "-d", *CONFIGURATION, "-c", "2d", "3d_fullres"),
+        *("--verify_dataset_integrity", "-npfp", "1", "-np", "1", "1"),
+    )
+    return done.stdout
+
+
+def shrink(folder, configuration):
+    """Add a configuration that inherits: two stages, few features, a patch of 16 pixels along every axis."""
+    path = folder / "nnUNetPlans.json"
+    plans = json.loads(path.read_text())
+    original = plans["configurations"][configuration]
+    architecture = copy.deepcopy(original["architecture"])
+    keywords = architecture["arch_kwargs"]
+    keywords["n_stages"], keywords["features_per_stage"] = 2, [4, 8]
+    for name in ("kernel_sizes", "strides", "n_conv_per_stage"):
+        keywords[name] = keywords[name][:2]
+    keywords["n_conv_per_stage_decoder"] = keywords["n_conv_per_stage_decoder"][:1]
+    plans["configurations"]["small"] = {
+        "inherits_from": configuration,
+        "batch_size": 2,
+        "patch_size": [16] * len(original["patch_size"]),
+        "architecture": architecture,
+    }
+    path.write_text(json.dumps(plans))
+
+
+def test_integrity_check_has_nothing_to_say(prepared):
+    assert prepared.count("verify_dataset_integrity Done") == 3
+    assert "WARNING" not in prepared.upper()
+
+
+@pytest.mark.parametrize(("number", "configuration"), CONFIGURATION.items())
+def test_training_on_fold_0(prepared, module_nnunet, number, configuration):
+    (folder,) = module_nnunet.preprocessed.glob(f"Dataset{number}_*")
+    shrink(folder, configuration)
+    module_nnunet.run("nnUNetv2_train", number, "small", "0", "-tr", "nnUNetTrainer_XAttnRes_Trial", "-device", "cpu")
+    results = module_nnunet.results / folder.name / "nnUNetTrainer_XAttnRes_Trial__nnUNetPlans__small" / "fold_0"
+    assert (results / "checkpoint_final.pth").is_file()
+    summary = json.loads((results / "validation" / "summary.json").read_text())
+    validated = {case["reference_file"].rsplit("/", 1)[1].split(".")[0] for case in summary["metric_per_case"]}
+    splits = json.loads((module_nnunet.raw / folder.name / "splits_final.json").read_text())
+    assert validated == set(splits[0]["val"])
