@@ -113,6 +113,7 @@ class FrameDataset(PictureDataset):
         super().__post_init__()
         if self.split not in self.split_names():
             raise InputError(f"--split {self.split}: expected one of {', '.join(self.split_names())}")
+        self.train, self.val, self.test = (path and Path(path) for path in (self.train, self.val, self.test))
         listed = self.train is not None or self.val is not None or self.test is not None
         if self.split == "file" and (self.train is None or self.val is None):
             raise InputError("--split file needs --train LIST and --val LIST (and takes --test LIST)")

@@ -53,8 +53,8 @@ def summarise(
     lines = [f"{target}", f"  cases   {len(split.training)} in imagesTr, {len(split.test)} in imagesTs"]
     for number, fold in enumerate(split.folds):
         lines.append(f"  fold {number}  {len(fold['train'])} train, {len(fold['val'])} validate")
-    lines.append(f"  sizes   {describe_sizes(sizes)}")
-    unit = "pixels" if plan == "2d" else "voxels"
+    unit, axes = ("pixels", "height x width") if plan == "2d" else ("voxels", "as in the files")
+    lines.append(f"  sizes   {describe_sizes(sizes)} ({axes})")
     for label, value in labels.items():
         present = sum(case.counts.get(value, 0) > 0 for case in used.values())
         share = counts[value] / max(1, counts.total())

@@ -7,6 +7,7 @@ import pytest
 from dataset_phantoms import clinicdb, mask, picture, save, snapshot
 from PIL import Image
 
+from nnunetv2_xattnres.cli import main
 from nnunetv2_xattnres.dataset_conversion.clinicdb import SEQUENCE_OF_FRAME, convert_clinicdb
 from nnunetv2_xattnres.errors import InputError
 
@@ -54,6 +55,21 @@ def test_frame_split_is_eight_one_one(tmp_path):
     (fold,) = split.folds
     assert (len(fold["train"]), len(fold["val"]), len(split.test)) == (16, 2, 2)
     assert len({*fold["train"], *fold["val"], *split.test}) == 20
+
+
+def test_lists_of_names(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    for part, names in (("train", "1\n3\n5\n"), ("val", "7.png\n"), ("test", "clinicdb_009\n")):
+        (tmp_path / f"{part}.txt").write_text(names)
+    lists = [text for part in ("train", "val", "test") for text in (f"--{part}", str(tmp_path / f"{part}.txt"))]
+    assert main(["convert", "clinicdb", str(clinicdb(tmp_path / "source")), "--split", "file", *lists]) == 0
+    assert "15 frames are in none of the lists and were left out" in capsys.readouterr().out
+    folder = tmp_path / "raw" / "Dataset501_CVCClinicDB"
+    assert load(folder / "splits_final.json") == [
+        {"train": ["clinicdb_001", "clinicdb_003", "clinicdb_005"], "val": ["clinicdb_007"]}
+    ]
+    assert [path.name for path in (folder / "imagesTs").iterdir()] == ["clinicdb_009_0000.png"]
+    assert len(list((folder / "labelsTr").iterdir())) == 4
 
 
 def test_built_in_sequences_cover_all_frames():
