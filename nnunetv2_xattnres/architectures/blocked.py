@@ -11,14 +11,17 @@ plane an image in 2D. A block holds the same rows of all n entries, ``[n, rows, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from threading import Lock
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 BLOCK_ELEMENTS = 1 << 20  # of all entries: a few MB, which caches hold
+MAX_THREADS = 16  # more would wait for Python's interpreter lock
 
 
 @torch.library.custom_op("xattnres::aggregate_blocked", mutates_args=(), device_types="cpu")
@@ -33,16 +36,20 @@ def aggregate(values: Sequence[Tensor], query: Tensor, eps: float) -> Tensor:
     blocks = _Blocks(values, query, eps)
     out = torch.empty_like(values[-1])
     out_planes = _planes(out, blocks.channels_last)
-    mixed = torch.empty_like(blocks.scratch[0])
-    for plane in blocks.planes():
+
+    def mix(plane: tuple[int, int], band: range) -> None:
         widened = blocks.widen(plane)
-        for rows in blocks.row_slices():
-            block = blocks.fill(plane, rows, widened)
+        scratch = blocks.scratch()
+        mixed = torch.empty_like(scratch[0])
+        for rows in blocks.row_slices(band):
+            block = blocks.fill(scratch, plane, rows, widened)
             weights = blocks.attend(block)[0].unsqueeze(blocks.channel_dim)
             total = torch.mul(block[0], weights[0], out=mixed[: block.shape[1]])
             for entry, weight in zip(block[1:], weights[1:], strict=True):
                 total.addcmul_(entry, weight)
             blocks.rows_of(out_planes[plane], rows).copy_(total)
+
+    blocks.for_each_band(mix)
     return out
 
 
@@ -57,24 +64,28 @@ def aggregate_backward(values: Sequence[Tensor], query: Tensor, eps: float, grad
     grad_planes = _planes(grad, blocks.channels_last)
     gradients = [torch.empty_like(value) for value in values]
     targets = [
-        _planes(gradient, blocks.channels_last) if full else torch.empty_like(entry)
+        _planes(gradient, blocks.channels_last) if full else torch.zeros_like(entry)
         for gradient, full, entry in zip(gradients, blocks.full, blocks.entries, strict=True)
     ]
     query_gradient = torch.zeros_like(blocks.query)
-    upstream = torch.empty_like(blocks.scratch[0])
-    for plane in blocks.planes():
+    lock = Lock()
+
+    def differentiate(plane: tuple[int, int], band: range) -> None:
         widened = blocks.widen(plane)
+        scratch = blocks.scratch()
+        upstream = torch.empty_like(scratch[0])
         wide_gradients = [None if wide is None else torch.zeros_like(wide) for wide in widened]
         scale_gradients = [None if wide is None else blocks.zero_rows(wide) for wide in widened]
-        for rows in blocks.row_slices():
-            block = blocks.fill(plane, rows, widened)
+        own_query_gradient = torch.zeros_like(query_gradient)
+        for rows in blocks.row_slices(band):
+            block = blocks.fill(scratch, plane, rows, widened)
             g = upstream[: block.shape[1]].copy_(blocks.rows_of(grad_planes[plane], rows))
             weights, logits, rstd = blocks.attend(block)
             agreement = torch.linalg.vecdot(block, g.unsqueeze(0), dim=blocks.channel_dim)
             dlogits = weights * (agreement - (weights * agreement).sum(0))
             along_query = dlogits * rstd
             along_value = (along_query * logits).mul_(rstd).mul_(-1 / blocks.channels)
-            query_gradient += blocks.weighted_channel_sum(block, along_query)
+            own_query_gradient += blocks.weighted_channel_sum(block, along_query)
             block.mul_(along_value.unsqueeze(blocks.channel_dim))
             block.addcmul_(g.unsqueeze(0), weights.unsqueeze(blocks.channel_dim))
             for index, target in enumerate(targets):
@@ -87,8 +98,15 @@ def aggregate_backward(values: Sequence[Tensor], query: Tensor, eps: float, grad
         for index, wide in enumerate(wide_gradients):
             if wide is not None:  # q times a one-channel map, added here at low resolution instead of in every block
                 wide.addcmul_(blocks.query, scale_gradients[index].unsqueeze(blocks.channel_dim - 1))
-                targets[index][plane] = blocks.narrow(index, wide)
-    for value, gradient, full, target in zip(values, gradients, blocks.full, targets, strict=True):
+        narrowed = [None if wide is None else blocks.narrow(index, wide) for index, wide in enumerate(wide_gradients)]
+        with lock:
+            query_gradient.add_(own_query_gradient)
+            for target, gradient in zip(targets, narrowed, strict=True):
+                if gradient is not None:
+                    target[plane].add_(gradient)
+
+    blocks.for_each_band(differentiate)
+    for gradient, full, target in zip(gradients, blocks.full, targets, strict=True):
         if not full:
             planes = _planes(gradient, blocks.channels_last)
             if planes.shape[1] != blocks.depth:
@@ -140,8 +158,6 @@ class _Blocks:
         self.entries = [self._deepen(value, full) for value, full in zip(values, self.full, strict=True)]
         rows = BLOCK_ELEMENTS // (len(values) * self.channels * self.width)
         self.rows = max(1, min(self.height, rows))
-        pixel = (self.width, self.channels) if self.channels_last else (self.channels, self.width)
-        self.scratch = torch.empty((len(values), self.rows, *pixel), dtype=self.dtype)
 
     def _deepen(self, value: Tensor, full: bool) -> Tensor:
         """The planes of an entry, interpolated along the first axis of a volume."""
@@ -154,11 +170,42 @@ class _Blocks:
             planes = torch.matmul(matrix, planes.flatten(2)).view(self.batch, self.depth, *planes.shape[2:])
         return planes.contiguous()
 
-    def planes(self) -> Iterator[tuple[int, int]]:
-        return ((b, d) for b in range(self.batch) for d in range(self.depth))
+    def for_each_band(self, work: Callable[[tuple[int, int], range], None]) -> None:
+        """Call ``work`` for every plane, or for bands of its rows where there are fewer planes than threads.
 
-    def row_slices(self) -> Iterator[slice]:
-        return (slice(y, min(y + self.rows, self.height)) for y in range(0, self.height, self.rows))
+        The threads are ours, one operation of PyTorch runs on one thread meanwhile: the operations on a block are so
+        short that PyTorch's own threads would mostly wait for each other, on a busy machine for milliseconds each.
+        """
+        threads = torch.get_num_threads()
+        planes = [(b, d) for b in range(self.batch) for d in range(self.depth)]
+        bands = min(-(-threads // len(planes)), -(-self.height // self.rows))
+        step = -(-self.height // bands)
+        items = [(plane, range(y, min(y + step, self.height))) for plane in planes for y in range(0, self.height, step)]
+        threads = min(threads, len(items), MAX_THREADS)
+        if threads == 1:
+            for plane, band in items:
+                work(plane, band)
+            return
+        inference = torch.is_inference_mode_enabled()  # not handed on to a new thread by itself
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with ThreadPoolExecutor(threads) as pool:
+
+                def run(item: tuple[tuple[int, int], range]) -> None:
+                    with torch.inference_mode(inference), torch.no_grad():
+                        work(*item)
+
+                list(pool.map(run, items))
+        finally:
+            torch.set_num_threads(before)
+
+    def scratch(self) -> Tensor:
+        pixel = (self.width, self.channels) if self.channels_last else (self.channels, self.width)
+        return torch.empty((len(self.entries), self.rows, *pixel), dtype=self.dtype)
+
+    def row_slices(self, band: range) -> Iterator[slice]:
+        return (slice(y, min(y + self.rows, band.stop)) for y in range(band.start, band.stop, self.rows))
 
     def rows_of(self, plane: Tensor, rows: slice) -> Tensor:
         """The rows of a plane at full size, in the order of a block."""
@@ -193,9 +240,9 @@ class _Blocks:
     def zero_rows(self, wide: Tensor) -> Tensor:
         return torch.zeros((wide.shape[0], self.width), dtype=self.dtype)
 
-    def fill(self, plane: tuple[int, int], rows: slice, widened: list[Tensor | None]) -> Tensor:
-        """The rows of all entries at full size, ``[n, rows, C, W]``."""
-        block = self.scratch[:, : rows.stop - rows.start]
+    def fill(self, scratch: Tensor, plane: tuple[int, int], rows: slice, widened: list[Tensor | None]) -> Tensor:
+        """The rows of all entries at full size, ``[n, rows, C, W]``, in ``scratch``."""
+        block = scratch[:, : rows.stop - rows.start]
         for target, entry, wide in zip(block, self.entries, widened, strict=True):
             if wide is None:
                 target.copy_(self.rows_of(entry[plane], rows))

@@ -1,0 +1,49 @@
+"""``nnunetv2_xattnres bench``: what XAttnRes costs, against the same network without it and the literal equations."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from nnunetv2_xattnres.benchmark.cases import CASE_NAMES
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``bench``."""
+    parser.add_argument("--case", nargs="+", choices=CASE_NAMES, default=list(CASE_NAMES), help="default: all")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="(default: cpu)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: PyTorch's choice)")
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="timed rounds (default: 5)")
+    parser.add_argument("--kernel", metavar="NAME", help="force a form of the aggregation (plain, blocked, triton)")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the networks, as nnU-Net does on CUDA")
+    parser.add_argument("--no-literal", action="store_true", help="leave out the literal equations, which are slow")
+    parser.add_argument(
+        "--cpu-clock",
+        action="store_true",
+        help="processor time of the process instead of wall-clock time: on a machine that is busy with other things",
+    )
+    parser.add_argument("--scaling", action="store_true", help="cost against stages, patch, width and history instead")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="with --scaling: draw it")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure and print; every ratio is from rounds in which the forms take turns."""
+    import torch
+
+    from nnunetv2_xattnres.benchmark import measure, scaling, tables
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    measure.prepare(args)
+    rows = scaling.measure(args) if args.scaling else measure.measure(args)
+    machine = measure.describe_machine(args)
+    print(machine)
+    print(scaling.table(rows) if args.scaling else tables.table(rows))
+    if args.scaling and args.plot:
+        scaling.plot(rows, args.plot)
+        print(f"drawn: {args.plot}")
+    if args.json:
+        args.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2))
+        print(f"written: {args.json}")

@@ -1,0 +1,79 @@
+"""The networks of the benchmark: base, with XAttnRes, and with XAttnRes as the paper writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Case(NamedTuple):
+    """One network at one input shape."""
+
+    network: str
+    shape: tuple[int, ...]
+    text: str
+
+
+CASES: dict[str, Case] = {
+    "unet-2d": Case("unet", (2, 3, 256, 256), "nnU-Net 2D, 6 stages from 32 channels"),
+    "paper-unet": Case("paper-unet", (4, 3, 256, 256), "the paper's U-Net"),
+    "unet-3d": Case("unet", (1, 1, 64, 64, 64), "nnU-Net 3D, 4 stages, anisotropic first step"),
+    "emcad-b0": Case("emcad", (2, 3, 256, 256), "EMCAD, PVTv2-B0"),
+    "clinicdb-2d": Case("unet", (25, 3, 320, 384), "nnU-Net's default ClinicDB plan, 7 stages"),
+}
+# the last one needs a GPU's memory: it is measured where it is asked for by name
+CASE_NAMES = tuple(CASES)
+CPU_CASES = ("unet-2d", "paper-unet", "unet-3d", "emcad-b0")
+
+
+def unet_arguments(
+    dims: int, stages: int, width: int = 32, first_step: Sequence[int] | None = None, inputs: int = 3
+) -> dict[str, Any]:
+    """Constructor arguments of nnU-Net's plain U-Net as its planner would write them."""
+    from torch import nn
+
+    strides = [[1] * dims, *([2] * dims for _ in range(stages - 1))]
+    if first_step:
+        strides[1] = list(first_step)
+    return {
+        "input_channels": inputs,
+        "n_stages": stages,
+        "features_per_stage": [min(width * 2**stage, 512 if dims == 2 else 320) for stage in range(stages)],
+        "conv_op": nn.Conv2d if dims == 2 else nn.Conv3d,
+        "kernel_sizes": 3,
+        "strides": strides,
+        "num_classes": 2,
+        "n_conv_per_stage": 2,
+        "n_conv_per_stage_decoder": 2,
+        "conv_bias": True,
+        "norm_op": nn.InstanceNorm2d if dims == 2 else nn.InstanceNorm3d,
+        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "nonlin": nn.LeakyReLU,
+        "nonlin_kwargs": {"inplace": True},
+        "deep_supervision": True,
+    }
+
+
+def build(name: str, routing: str) -> nn.Module:
+    """The network of a case; ``routing`` is a variant's name. ``baseline`` of the U-Net is nnU-Net's own class."""
+    from dynamic_network_architectures.architectures.unet import PlainConvUNet
+
+    from nnunetv2_xattnres.architectures import EMCADNet, PaperUNet, XAttnResUNet
+    from nnunetv2_xattnres.architectures.routing import VARIANTS
+
+    values = VARIANTS[routing]
+    case = CASES[name]
+    if case.network == "paper-unet":
+        return PaperUNet(3, 1, routing=values)
+    if case.network == "emcad":
+        return EMCADNet(3, 1, encoder="pvt_v2_b0", routing=values, deep_supervision=True)
+    stages = {"unet-2d": 6, "unet-3d": 4, "clinicdb-2d": 7}[name]
+    dims = len(case.shape) - 2
+    first_step = (1, 2, 2) if dims == 3 else None
+    arguments = unet_arguments(dims, stages, first_step=first_step, inputs=case.shape[1])
+    if routing == "baseline":
+        return PlainConvUNet(**arguments)
+    return XAttnResUNet(**arguments, routing=values)

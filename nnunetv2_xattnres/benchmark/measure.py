@@ -1,0 +1,137 @@
+"""Step time, peak memory and multiply-accumulates of base, literal and ours, in turns within one run."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from collections.abc import Callable
+from statistics import median
+from time import perf_counter, process_time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from nnunetv2_xattnres.architectures import use_kernel
+from nnunetv2_xattnres.benchmark.cases import CASES, CPU_CASES, build
+from nnunetv2_xattnres.benchmark.literal import make_literal
+from nnunetv2_xattnres.errors import InputError
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """Check the device, force the kernel."""
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: PyTorch finds no CUDA device here. Measure with --device cpu.")
+    if args.repeats < 1:
+        raise InputError(f"--repeats {args.repeats}: give at least 1")
+    try:
+        use_kernel(args.kernel)
+    except ValueError as error:
+        raise InputError(f"--kernel: {error}") from error
+
+
+def describe_machine(args: argparse.Namespace) -> str:
+    """One line on where the figures come from."""
+    if args.device == "cuda":
+        where = f"{torch.cuda.get_device_name()}, float16 autocast"
+    else:
+        where = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} CPU thread(s), float32"
+    clock = "processor time" if args.cpu_clock else "wall-clock time"
+    compiled = ", torch.compile" if args.compile else ""
+    return f"{where}, torch {torch.__version__}{compiled}, {clock}, median of {args.repeats} rounds"
+
+
+def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row a case: ``case``, ``shape`` and for each form ``step``, ``inference`` (s) and ``memory`` (bytes)."""
+    names = args.case
+    if args.device == "cpu" and set(names) == set(CASES):
+        names = list(CPU_CASES)
+    rows = []
+    for name in names:
+        torch.manual_seed(0)
+        base, ours = build(name, "baseline"), build(name, "both")
+        networks = {"base": base, "ours": ours}
+        if not args.no_literal:
+            literal = build(name, "both")
+            literal.load_state_dict(ours.state_dict())
+            networks["literal"] = make_literal(literal)
+        rows.append({"case": name, "text": CASES[name].text, "shape": CASES[name].shape,
+                     **measure_networks(networks, CASES[name].shape, args, name)})  # fmt: skip
+    return rows
+
+
+def measure_networks(
+    networks: dict[str, nn.Module], shape: tuple[int, ...], args: argparse.Namespace, text: str
+) -> dict[str, dict[str, float]]:
+    """``step``, ``inference`` (seconds) and ``memory`` (bytes) of each network, in the order base, ours, …"""
+    x = torch.rand(shape, device=args.device)
+    for network in networks.values():
+        network.to(args.device)
+    runs = {name: torch.compile(network) if args.compile else network for name, network in networks.items()}
+    results = {}
+    for what, function in (("step", _step), ("inference", _inference)):
+        times: dict[str, list[float]] = {name: [] for name in runs}
+        rounds = tqdm(range(args.repeats + 1), desc=f"{text} {what}", leave=False, disable=not sys.stderr.isatty())
+        for index in rounds:
+            for name, network in runs.items():
+                seconds = _time(function, network, x, args)
+                if index:  # the first round warms up
+                    times[name].append(seconds)
+        results[what] = {name: median(values) for name, values in times.items()}
+        results[f"{what}_ratio"] = {
+            name: median(t / base for t, base in zip(times[name], times["base"], strict=True)) for name in runs
+        }
+    memory = {name: _peak_memory(network, x, args) for name, network in runs.items()}
+    results["memory"] = memory
+    results["memory_ratio"] = {name: value / memory["base"] for name, value in memory.items()}
+    return results
+
+
+def _step(network: nn.Module, x: Tensor) -> None:
+    network.train()
+    network.zero_grad(set_to_none=True)
+    with torch.autocast("cuda", dtype=torch.float16, enabled=x.is_cuda):
+        outputs = network(x)
+        outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+        loss = sum(output.float().square().mean() for output in outputs)
+    loss.backward()
+
+
+def _inference(network: nn.Module, x: Tensor) -> None:
+    network.eval()
+    with torch.inference_mode(), torch.autocast("cuda", dtype=torch.float16, enabled=x.is_cuda):
+        network(x)
+
+
+def _time(
+    function: Callable[[nn.Module, Tensor], None], network: nn.Module, x: Tensor, args: argparse.Namespace
+) -> float:
+    clock = process_time if args.cpu_clock else perf_counter
+    if x.is_cuda:
+        torch.cuda.synchronize()
+    start = clock()
+    function(network, x)
+    if x.is_cuda:
+        torch.cuda.synchronize()
+    return clock() - start
+
+
+def _peak_memory(network: nn.Module, x: Tensor, args: argparse.Namespace) -> int:
+    """Peak bytes of a training step: weights, gradients, activations and the kernels' own buffers."""
+    network.zero_grad(set_to_none=True)
+    if x.is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+        _step(network, x)
+        return torch.cuda.max_memory_allocated()
+    fixed = sum(tensor.nbytes for tensor in [*network.parameters(), *network.buffers(), x])
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        _step(network, x)
+    network.zero_grad(set_to_none=True)
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    now = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return fixed + peak

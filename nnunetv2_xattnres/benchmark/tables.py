@@ -1,0 +1,25 @@
+"""The benchmark's table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Seconds and bytes of the base network, ratios of the others."""
+    lines = [f"\n{'':12}{'form':9}{'step':>9}{'':8}{'inference':>10}{'':8}{'peak memory':>13}"]
+    for row in rows:
+        shape = "x".join(map(str, row["shape"]))
+        lines.append(f"{row['case']}: {row['text']}, {shape}")
+        for form in sorted(row["step"], key=("base", "literal", "ours").index):
+            cells = [f"{'':12}{form:9}"]
+            for what, width in (("step", 9), ("inference", 10)):
+                cells.append(f"{row[what][form]:>{width - 2}.3f} s{_ratio(row, what, form):>8}")
+            cells.append(f"{row['memory'][form] / 2**20:>9.0f} MiB{_ratio(row, 'memory', form):>8}")
+            lines.append("".join(cells))
+    return "\n".join(lines)
+
+
+def _ratio(row: dict[str, Any], what: str, form: str) -> str:
+    return "" if form == "base" else f"{row[f'{what}_ratio'][form]:.2f}x"

@@ -1,0 +1,134 @@
+import json
+
+import pytest
+import torch
+from phantom_dataset import shrink, write_dataset
+
+from nnunetv2_xattnres import trainers
+from nnunetv2_xattnres.architectures.routing import VARIANTS
+from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.trainers.xattnres import nnUNetTrainer_XAttnRes
+
+TRIAL = "nnUNetTrainer_XAttnRes_Trial"
+
+
+def plans_with(network):
+    architecture = {"network_class_name": network, "arch_kwargs": {"n_stages": 3}, "_kw_requires_import": []}
+    configurations = {
+        "2d": {"architecture": architecture, "patch_size": [8, 8]},
+        "2d_small": {"inherits_from": "2d", "batch_size": 2},
+    }
+    return {"plans_name": "MyPlans", "configurations": configurations, "continue_training": False}
+
+
+@pytest.mark.parametrize(
+    ("stock", "ours"), [("PlainConvUNet", "XAttnResUNet"), ("ResidualEncoderUNet", "XAttnResResidualEncoderUNet")]
+)
+@pytest.mark.parametrize("configuration", ["2d", "2d_small"])
+def test_it_rewrites_the_trained_configuration_only(stock, ours, configuration):
+    plans = plans_with(f"dynamic_network_architectures.architectures.unet.{stock}")
+    before = json.dumps(plans)
+    rewritten = trainers.nnUNetTrainer_XAttnRes_Replace._rewrite(plans, configuration)
+    assert json.dumps(plans) == before
+    architecture = rewritten["configurations"].pop(configuration)["architecture"]
+    assert architecture == {
+        "network_class_name": f"nnunetv2_xattnres.architectures.{ours}",
+        "arch_kwargs": {"n_stages": 3, "routing": VARIANTS["replace"]},
+        "_kw_requires_import": [],
+    }
+    for name, values in rewritten["configurations"].items():
+        assert values == plans["configurations"][name]
+
+
+def test_plans_of_this_package_are_trained_as_they_are():
+    plans = plans_with("nnunetv2_xattnres.architectures.PaperUNet")
+    assert nnUNetTrainer_XAttnRes._rewrite(plans, "2d") == plans
+    with pytest.raises(InputError, match=r"2d of MyPlans.*'noskip'.*-tr nnUNetTrainer_XAttnRes"):
+        trainers.nnUNetTrainer_XAttnRes_NoSkip._rewrite(plans, "2d")
+
+
+def test_another_network_is_named():
+    with pytest.raises(InputError, match=r"2d of MyPlans names the network somewhere\.MambaNet"):
+        nnUNetTrainer_XAttnRes._rewrite(plans_with("somewhere.MambaNet"), "2d")
+
+
+def test_variants_and_lengths_of_the_thin_trainers():
+    names = {"": "both", "_Replace": "replace", "_NoSkip": "noskip", "_EncoderOnly": "encoder",
+             "_DecoderOnly": "decoder"}  # fmt: skip
+    for suffix, variant in names.items():
+        assert getattr(trainers, f"nnUNetTrainer_XAttnRes{suffix}").variant == variant
+    for epochs in (5, 10, 50, 100, 250):
+        assert getattr(trainers, f"nnUNetTrainer_XAttnRes_{epochs}epochs").epochs == epochs
+    trial = trainers.nnUNetTrainer_XAttnRes_Trial
+    assert (trial.epochs, trial.iterations, trial.validation_iterations) == (2, 20, 5)
+
+
+@pytest.mark.slow
+def test_stock_commands_from_planning_to_a_shared_model(module_nnunet, tmp_path):
+    nnunet = module_nnunet
+    raw = write_dataset(nnunet.raw, 701, (64, 64))
+    nnunet.run("nnUNetv2_plan_and_preprocess", "-d", 701, "-c", "2d", "--verify_dataset_integrity")
+    plans_file = nnunet.preprocessed / raw.name / "nnUNetPlans.json"
+    shrink(plans_file, "2d")
+    nnunet.environment["XATTNRES_SEED"] = "3"
+    train = ("nnUNetv2_train", 701, "2d", 0, "-tr", TRIAL, "-device", "cpu")
+    printed = nnunet.run(*train).stdout
+    assert "Epoch 1: 10/20 iterations, loss" in printed and "iterations/s" in printed  # plain lines: no terminal here
+    assert "Seed 3" in printed
+
+    model = nnunet.results / raw.name / f"{TRIAL}__nnUNetPlans__2d"
+    plans = json.loads((model / "plans.json").read_text())
+    architecture = plans["configurations"]["2d"]["architecture"]
+    assert architecture["network_class_name"] == "nnunetv2_xattnres.architectures.XAttnResUNet"
+    assert architecture["arch_kwargs"]["routing"] == VARIANTS["both"]
+    for name in ("checkpoint_final.pth", "checkpoint_best.pth"):
+        checkpoint = torch.load(model / "fold_0" / name, weights_only=False)
+        assert checkpoint["trainer_name"] == "nnUNetTrainer"
+        assert checkpoint["xattnres_trainer_name"] == TRIAL
+        queries = [v for k, v in checkpoint["network_weights"].items() if k.endswith("query")]
+        assert queries and all(q.any() for q in queries)  # zero before the training
+
+    images, predictions = raw / "imagesTs", tmp_path / "predictions"
+    predict = ("nnUNetv2_predict", "-d", 701, "-c", "2d", "-f", 0, "-tr", TRIAL, "-device", "cpu", "-i", images)
+    nnunet.run(*predict, "-o", predictions, hook=False)
+    assert sorted(p.name for p in predictions.glob("*.png")) == ["case_08.png", "case_09.png"]
+    nnunet.run("nnUNetv2_evaluate_folder", raw / "labelsTs", predictions, "-djfile", raw / "dataset.json",
+               "-pfile", model / "plans.json", hook=False)  # fmt: skip
+    dice = json.loads((predictions / "summary.json").read_text())["foreground_mean"]["Dice"]
+    assert dice > 0.5
+
+    archive = tmp_path / "model.zip"
+    nnunet.run("nnUNetv2_export_model_to_zip", "-d", 701, "-c", "2d", "-f", 0, "-tr", TRIAL, "-o", archive, hook=False)
+    model.rename(tmp_path / "away")
+    nnunet.run("nnUNetv2_install_pretrained_model_from_zip", archive, hook=False)
+    nnunet.run(*predict, "-o", tmp_path / "again", hook=False)
+    for prediction in predictions.glob("*.png"):
+        assert prediction.read_bytes() == (tmp_path / "again" / prediction.name).read_bytes()
+
+
+@pytest.mark.slow
+def test_residual_encoder_plans_and_an_unknown_network(nnunet):
+    raw = write_dataset(nnunet.raw, 702, (64, 64))
+    nnunet.run("nnUNetv2_plan_and_preprocess", "-d", 702, "-c", "2d", "-pl", "nnUNetPlannerResEncM")
+    plans_file = nnunet.preprocessed / raw.name / "nnUNetResEncUNetMPlans.json"
+    shrink(plans_file, "2d")
+    train = ("nnUNetv2_train", 702, "2d", 0, "-p", "nnUNetResEncUNetMPlans", "-tr", TRIAL, "-device", "cpu")
+    nnunet.run(*train)
+    model = nnunet.results / raw.name / f"{TRIAL}__nnUNetResEncUNetMPlans__2d"
+    assert "XAttnResResidualEncoderUNet" in (model / "plans.json").read_text()
+    assert list((model / "fold_0" / "validation").glob("case_*.png"))
+
+    plans_file.write_text(plans_file.read_text().replace("unet.ResidualEncoderUNet", "unet.ResidualUNet"))
+    failed = nnunet.run(*train, check=False)
+    assert failed.returncode != 0
+    assert "unet.ResidualUNet: XAttnRes can be put into" in failed.stderr
+
+
+@pytest.mark.slow
+def test_volumes(nnunet):
+    raw = write_dataset(nnunet.raw, 703, (16, 32, 32), cases=6)
+    nnunet.run("nnUNetv2_plan_and_preprocess", "-d", 703, "-c", "3d_fullres")
+    shrink(nnunet.preprocessed / raw.name / "nnUNetPlans.json", "3d_fullres")
+    nnunet.run("nnUNetv2_train", 703, "3d_fullres", 0, "-tr", TRIAL, "-device", "cpu")
+    validation = nnunet.results / raw.name / f"{TRIAL}__nnUNetPlans__3d_fullres" / "fold_0" / "validation"
+    assert list(validation.glob("case_*.nii.gz"))
