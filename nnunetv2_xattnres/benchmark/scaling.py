@@ -26,11 +26,13 @@ class _OneReader(nn.Module):
 
     def __init__(self, count: int, width: int = 32) -> None:
         super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))  # so that the maps need gradients, as in a network
         self.mix = XAttnRes([width] * count, width, nn.Conv2d)
         nn.init.normal_(self.mix.query)
 
     def forward(self, x: Tensor) -> Tensor:
         """Every second entry is of half the size, the others are as large as ``x``."""
+        x = x * self.scale
         half = x[..., ::2, ::2]
         return self.mix([half if index % 2 else x for index in range(len(self.mix.projections))], x)
 
@@ -38,8 +40,12 @@ class _OneReader(nn.Module):
 class _NoReader(nn.Module):
     """What the reader is compared with: one pass over the map."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
     def forward(self, x: Tensor) -> Tensor:
-        return x * 2
+        return x * self.scale
 
 
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:

@@ -16,16 +16,16 @@ ARGUMENTS = argparse.Namespace(device="cpu", repeats=1, compile=False, cpu_clock
 @pytest.mark.parametrize("dims", [2, 3])
 def test_the_literal_form_is_the_same_function(dims):
     torch.manual_seed(0)
-    network = XAttnResUNet(**cases.unet_arguments(dims, 3, 4, (1, 2, 2) if dims == 3 else None, inputs=1)).double()
+    network = XAttnResUNet(**cases.unet_arguments(dims, 3, 4, (1, 2, 2) if dims == 3 else None, inputs=1))
     for name, parameter in network.named_parameters():
         if name.endswith("query"):
             nn.init.normal_(parameter)
-    x = torch.rand(1, 1, *[16] * dims, dtype=torch.float64)
+    x = torch.rand(1, 1, *[16] * dims)
     expected = network(x)
     make_literal(network)
     assert sum(isinstance(m, LiteralXAttnRes) for m in network.modules()) == 5
     for a, b in zip(network(x), expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)  # the literal form sums in float32
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
 
 
 def test_peak_memory_counts_what_is_alive_together():
@@ -34,8 +34,8 @@ def test_peak_memory_counts_what_is_alive_together():
 
     x = torch.rand(1000, 1000)
     small, large = (measure._peak_memory(chain(width), x, ARGUMENTS) for width in (500, 1000))
-    # weights, their gradients, the hidden map and its gradient grow with the width
-    assert large - small == pytest.approx(4 * 500 * (2 * 1000 + 2 * 1000), rel=0.1)
+    # the first layer's weights, the hidden map's gradient, and either the map or the weights' gradient
+    assert large - small == pytest.approx(4 * 500 * 3 * 1000, rel=0.01)
     assert small > x.nbytes
 
 
@@ -67,11 +67,11 @@ def test_scaling_table_and_plot(tmp_path, monkeypatch):
 
 
 def test_the_command_writes_json_and_refuses_what_cannot_be(tmp_path, monkeypatch, capsys):
-    case = cases.Case("unet", (1, 3, 32, 32), "small")
+    case = cases.Case("unet", (1, 3, 64, 64), "small")
     monkeypatch.setitem(cases.CASES, "unet-2d", case)
     file = tmp_path / "bench.json"
     assert cli.main(["bench", "--case", "unet-2d", "--repeats", "1", "--no-literal", "--json", str(file)]) == 0
-    assert json.loads(file.read_text())["rows"][0]["shape"] == [1, 3, 32, 32]
+    assert json.loads(file.read_text())["rows"][0]["shape"] == [1, 3, 64, 64]
     assert "unet-2d: small" in capsys.readouterr().out
     assert cli.main(["bench", "--kernel", "fast"]) == 2
     assert "plain, blocked" in capsys.readouterr().err
