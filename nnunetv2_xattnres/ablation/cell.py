@@ -28,9 +28,8 @@ from nnunetv2_xattnres.ablation.commands import (
 )
 from nnunetv2_xattnres.ablation.grid import Cell
 from nnunetv2_xattnres.ablation.locks import Lock
-from nnunetv2_xattnres.ablation.process import Stopped, reason, run_logged
+from nnunetv2_xattnres.ablation.process import CommandFailed, Stopped, reason, run_logged
 from nnunetv2_xattnres.ablation.study import COMPLETE, FAILED, PENDING, RUNNING, Study
-from nnunetv2_xattnres.errors import InputError
 
 ELSEWHERE = "elsewhere"
 _PACKAGES = ("nnunetv2", "torch", "nnunetv2-xattnres")
@@ -97,8 +96,10 @@ class _Work:
             self.steps()
         except Stopped:
             return self.end(PENDING, interrupted=_now())
-        except (InputError, OSError, RuntimeError) as error:
+        except CommandFailed as error:
             return self.end(FAILED, error=str(error))
+        except Exception as error:  # whatever it is, the other cells go on
+            return self.end(FAILED, error=f"{type(error).__name__}: {error}")
         except BaseException:  # a signal handler of the cluster's ends this process: leave it to be continued
             self.end(PENDING, interrupted=_now())
             raise
@@ -130,7 +131,7 @@ class _Work:
             file.write(f"\n{_now()} $ {line}\n")
         code = run_logged([executable(command[0]), *command[1:]], variables, log, self.stop, self.lock.descriptor)
         if code:
-            raise RuntimeError(f"{command[0]} {reason(code, log)}")
+            raise CommandFailed(f"{command[0]} {reason(code, log)}")
 
     def copy_validation(self, predictions: Path) -> None:
         """nnU-Net has predicted the fold's validation cases at the end of the training."""

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--study",
         default="skip",
         metavar="NAMES",
-        help="of skip,position,init,backbone; default skip",
+        help="of skip,position,init,backbone, or all; default skip",
     )
     grid.add_argument("--folds", default="0", metavar="FOLDS", help="such as 0,1,2 or all; default 0")
     grid.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N-1 for each cell; default 3")

@@ -38,7 +38,7 @@ def plan_study(
         configuration: Configuration that the variants inherit from.
         base_plans: Plans that hold it.
         plans: Plans with the variants.
-        studies: Any of ``skip``, ``position``, ``init``, ``backbone``.
+        studies: Any of ``skip``, ``position``, ``init``, ``backbone``, or ``all``.
         trainer: Trainer of all cells (EMCAD's take its partner).
         folds: Folds to train.
         seeds: Seeds of each.
@@ -77,8 +77,9 @@ def _configurations(
     preprocessed: Path, configuration: str, base_plans: str, plans: str, studies: list[str], network: str | None
 ) -> dict[str, dict[str, Any]]:
     from nnunetv2_xattnres.plans.files import read_existing, read_plans, resolve
-    from nnunetv2_xattnres.plans.studies import cells, write_plans
+    from nnunetv2_xattnres.plans.studies import STUDIES, cells, write_plans
 
+    studies = list(STUDIES) if "all" in studies else studies
     found = cells(configuration, resolve(read_plans(preprocessed.name, base_plans), configuration), network, studies)
     existing = read_existing(preprocessed.name, plans)
     if existing is None or not set(found) <= set(existing["configurations"]):

@@ -18,6 +18,10 @@ class Stopped(Exception):
     """The command was ended on request, or by a signal from outside: its cell is to be continued later."""
 
 
+class CommandFailed(Exception):
+    """A command did not end with 0; the message says which, and why."""
+
+
 def run_logged(
     command: Sequence[str], variables: Mapping[str, str], log: Path, stop: Event, keep: int | None = None
 ) -> int:

@@ -14,7 +14,7 @@ from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAu
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
-from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss, get_tp_fp_fn_tn
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -29,7 +29,7 @@ from nnunetv2_xattnres.trainers.losses import SubsetLoss
 from nnunetv2_xattnres.trainers.multiscale import forward_at_scale
 from nnunetv2_xattnres.trainers.recipe import KEY, Recipe
 from nnunetv2_xattnres.trainers.structure_loss import WeightedBCEIoULoss
-from nnunetv2_xattnres.trainers.validation import mean_dice
+from nnunetv2_xattnres.trainers.validation import mean_dice, pixel_counts
 from nnunetv2_xattnres.trainers.whole_images import Share, WholeImageLoader
 from nnunetv2_xattnres.trainers.xattnres import nnUNetTrainer_XAttnRes
 
@@ -223,7 +223,7 @@ class PaperRecipe(PluginTrainer):
             loss = self.loss(outputs, target)
         logits = outputs[0] if self.several_outputs else outputs
         target = target[0] if self.several_outputs else target
-        counts = _counts(logits, target, self.label_manager.has_regions, self.label_manager.ignore_label)
+        counts = pixel_counts(logits, target, self.label_manager.has_regions, self.label_manager.ignore_label)
         return self._count({"loss": float(loss), "keys": batch["keys"], "counts": counts})
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
@@ -285,22 +285,3 @@ class nnUNetTrainer_EMCAD_Paper(PaperRecipe, nnUNetTrainer_EMCAD):
     """The paper's recipe for EMCAD: pretrained encoder, and the loss over the fifteen subsets of its four outputs."""
 
     several_outputs = True
-
-
-def _counts(logits: Tensor, target: Tensor, regions: bool, ignore_label: int | None) -> np.ndarray:
-    """True positives, false positives and false negatives ``[B, 3, classes]``, background left out."""
-    mask = None
-    if regions:
-        predicted = (logits > 0).float()
-        if ignore_label is not None:
-            mask, target = ~target[:, -1:].bool(), target[:, :-1]
-    else:
-        predicted = torch.zeros(logits.shape, device=logits.device)
-        predicted.scatter_(1, logits.argmax(1, keepdim=True), 1)
-        if ignore_label is not None:
-            mask = target != ignore_label
-            target = torch.where(mask, target, 0)
-    mask = None if mask is None else mask.float()
-    true_positive, false_positive, false_negative, _ = get_tp_fp_fn_tn(predicted, target, axes=[2, 3], mask=mask)
-    counts = torch.stack((true_positive, false_positive, false_negative), 1)
-    return (counts if regions else counts[:, :, 1:]).cpu().numpy()

@@ -24,16 +24,17 @@ class WeightedBCEIoULoss(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Mean over the images of logits ``[B, 2, H, W]`` (one channel with regions) and targets ``[B, 1, H, W]``."""
+        logits = logits.float()
         # softmax over background and foreground is the sigmoid of their difference
         logit = logits[:, :1] if self.regions else logits[:, 1:2] - logits[:, :1]
         counted = torch.ones_like(logit)
         if self.ignore_label is not None:
-            counted = (~target[:, -1:].bool() if self.regions else target != self.ignore_label).to(logit.dtype)
-        mask = ((target[:, :1] if self.regions else target == 1).to(logit.dtype)) * counted
+            counted = (~target[:, -1:].bool() if self.regions else target != self.ignore_label).float()
+        mask = (target[:, :1] if self.regions else target == 1).float() * counted
         mean = F.avg_pool2d(mask, 31, stride=1, padding=15)
-        weight = (1 + 5 * (mean - mask).abs()).float() * counted
-        bce = F.binary_cross_entropy_with_logits(logit.float(), mask.float(), reduction="none")
-        probability = logit.float().sigmoid()
+        weight = (1 + 5 * (mean - mask).abs()) * counted
+        bce = F.binary_cross_entropy_with_logits(logit, mask, reduction="none")
+        probability = logit.sigmoid()
         axes = (1, 2, 3)
         cross_entropy = (weight * bce).sum(axes) / weight.sum(axes).clamp_min(1e-8)
         shared = (weight * probability * mask).sum(axes)

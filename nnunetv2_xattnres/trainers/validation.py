@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import torch
+from nnunetv2.training.loss.dice import get_tp_fp_fn_tn
+from torch import Tensor
 
 
 def mean_dice(records: Mapping[tuple[str, int], np.ndarray]) -> tuple[list[float], float]:
@@ -28,3 +31,22 @@ def mean_dice(records: Mapping[tuple[str, int], np.ndarray]) -> tuple[list[float
     ]
     defined = [value for value in per_class if not np.isnan(value)]
     return per_class, float(np.mean(defined)) if defined else float("nan")
+
+
+def pixel_counts(logits: Tensor, target: Tensor, regions: bool, ignore_label: int | None) -> np.ndarray:
+    """True positives, false positives and false negatives ``[B, 3, classes]``, background left out."""
+    mask = None
+    if regions:
+        predicted = (logits > 0).float()
+        if ignore_label is not None:
+            mask, target = ~target[:, -1:].bool(), target[:, :-1]
+    else:
+        predicted = torch.zeros(logits.shape, device=logits.device)
+        predicted.scatter_(1, logits.argmax(1, keepdim=True), 1)
+        if ignore_label is not None:
+            mask = target != ignore_label
+            target = torch.where(mask, target, 0)
+    mask = None if mask is None else mask.float()
+    true_positive, false_positive, false_negative, _ = get_tp_fp_fn_tn(predicted, target, axes=[2, 3], mask=mask)
+    counts = torch.stack((true_positive, false_positive, false_negative), 1)
+    return (counts if regions else counts[:, :, 1:]).cpu().numpy()

@@ -190,6 +190,8 @@ def test_a_study_is_planned_and_grows_without_losing_what_it_has(preprocessed, t
     # a start that asks for less leaves the rest in the study
     assert plan(tmp_path / "study").cells == more.cells
     assert Study.load(tmp_path / "study").cells == more.cells
+    networks = {cell.network for cell in plan(tmp_path / "study", studies=["all"]).cells}
+    assert networks == {"unet", "emcad", "paper-unet"}
 
 
 def test_variants_that_are_planned_already_are_taken_as_they_are(preprocessed, tmp_path):

@@ -27,7 +27,7 @@ def states(study):
     return [seen.state for seen in observe(study)]
 
 
-def until(condition, seconds=30):
+def until(condition, seconds=120):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -97,6 +97,14 @@ def test_a_failed_cell_is_reported_and_does_not_stop_the_others(stubs, capsys):
     assert [call["arguments"][1] for call in stubs.calls()] == ["2d_baseline", "2d_both", "2d_baseline"]
 
 
+def test_what_nobody_expected_fails_its_cell_alone(stubs):
+    study = stubs.study("baseline", "both")
+    (stubs.root / "preprocessed" / "Dataset001_Stub" / "dataset.json").write_text("{")
+    run(study)
+    assert states(study) == ["failed", "failed"]
+    assert "JSONDecodeError" in study.read_state(study.cells[0])["error"]
+
+
 def test_a_stopped_study_continues_from_the_checkpoint(stubs, capsys):
     study = stubs.study("baseline", "both")
     hang = stubs.tell("hang", "2d_baseline")
@@ -108,7 +116,7 @@ def test_a_stopped_study_continues_from_the_checkpoint(stubs, capsys):
     running = observe(study)[0]
     assert running.state == "running" and running.detail.endswith("epoch 7")
     stop.set()
-    thread.join(30)
+    thread.join(120)
     assert not thread.is_alive() and states(study) == ["interrupted", "pending"]
     assert not alive(stubs.calls()[0]["pid"])
     hang.unlink()
@@ -127,7 +135,7 @@ def test_every_gpu_works_on_one_cell(stubs):
     assert states(study).count("running") == 2
     for path in hang:
         path.unlink()
-    thread.join(30)
+    thread.join(120)
     assert states(study) == ["complete"] * 3
     calls = stubs.calls()
     assert {call["gpu"] for call in calls[:2]} == {"0", "1"}
@@ -145,7 +153,7 @@ def test_two_starts_at_the_same_time_do_not_run_a_cell_twice(stubs, capsys):
     assert states(study)[0] == "running"
     hang.unlink()
     for thread in threads:
-        thread.join(30)
+        thread.join(120)
         assert not thread.is_alive()
     assert states(study) == ["complete"] * 3 and len(stubs.calls()) == 3
     assert "another start is at it" in capsys.readouterr().out
@@ -184,14 +192,15 @@ def test_a_killed_start_is_picked_up_once_its_training_is_gone(stubs):
 def test_ctrl_c_ends_the_training_and_leaves_a_study_that_continues(stubs):
     study = stubs.study("both", "baseline")
     hang = stubs.tell("hang", "2d_both")
-    code = "import sys, nnunetv2_xattnres.ablation.command as c, nnunetv2_xattnres.cli as cli\n"
-    code += "from pathlib import Path\n"
+    code = "import signal, sys, nnunetv2_xattnres.ablation.command as c, nnunetv2_xattnres.cli as cli\n"
+    # tests that a shell started in the background hand on that SIGINT is ignored
+    code += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     code += "c._plan = lambda args, folder: c.Study.load(folder)\n"
     code += f"sys.exit(cli.main(['ablate', '1', '--gpus', '0', '--output', {str(study.folder)!r}]))"
     process = stubs.start(code)
     until(lambda: (study.fold_folder(study.cells[0]) / "checkpoint_latest.pth").exists())
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == 130 and "the same command continues the study" in output
     assert states(study) == ["interrupted", "pending"] and not alive(stubs.calls()[0]["pid"])
     hang.unlink()
