@@ -93,7 +93,12 @@ CONF
 stop() {
     [[ -f "$conf" ]] || return 0
     if alive "$folder/slurmctld.pid"; then
-        SLURM_CONF="$conf" timeout 20 scancel --full --user="$(id -un)" 2>/dev/null || true
+        export SLURM_CONF="$conf"
+        timeout 20 scancel --full --user="$(id -un)" 2>/dev/null || true
+        for _ in $(seq 30); do # a job that is still ending would outlive its daemons
+            [[ -n "$(timeout 5 squeue --noheader 2>/dev/null)" ]] || break
+            sleep 0.5
+        done
     fi
     local pid
     for pid in slurmd.pid slurmctld.pid munge/munged.pid; do
