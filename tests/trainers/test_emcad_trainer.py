@@ -81,7 +81,7 @@ def planned(module_nnunet, tmp_path_factory):
         "file_ending": ".png",
     }
     (raw / "dataset.json").write_text(json.dumps(dataset))
-    module_nnunet.run("nnUNetv2_plan_and_preprocess", "-d", 1, "-c", "2d", "-npfp", 1)
+    module_nnunet.run("nnUNetv2_plan_and_preprocess", "-d", 1, "-c", "2d", "-npfp", 1, "-np", 1)
     file = module_nnunet.preprocessed / raw.name / "nnUNetPlans.json"
     plans = json.loads(file.read_text())
     plans["configurations"]["2d"].update(patch_size=[SIDE, SIDE], batch_size=2)

@@ -67,7 +67,9 @@ def test_variants_and_lengths_of_the_thin_trainers():
 def test_stock_commands_from_planning_to_a_shared_model(module_nnunet, tmp_path):
     nnunet = module_nnunet
     raw = write_dataset(nnunet.raw, 701, (64, 64))
-    nnunet.run("nnUNetv2_plan_and_preprocess", "-d", 701, "-c", "2d", "-npfp", 1, "--verify_dataset_integrity")
+    nnunet.run(
+        "nnUNetv2_plan_and_preprocess", "-d", 701, "-c", "2d", "-npfp", 1, "-np", 1, "--verify_dataset_integrity"
+    )
     plans_file = nnunet.preprocessed / raw.name / "nnUNetPlans.json"
     shrink(plans_file, "2d")
     nnunet.environment["XATTNRES_SEED"] = "3"
@@ -110,7 +112,9 @@ def test_stock_commands_from_planning_to_a_shared_model(module_nnunet, tmp_path)
 @pytest.mark.slow
 def test_residual_encoder_plans_and_an_unknown_network(nnunet):
     raw = write_dataset(nnunet.raw, 702, (64, 64))
-    nnunet.run("nnUNetv2_plan_and_preprocess", "-d", 702, "-c", "2d", "-npfp", 1, "-pl", "nnUNetPlannerResEncM")
+    nnunet.run(
+        "nnUNetv2_plan_and_preprocess", "-d", 702, "-c", "2d", "-npfp", 1, "-np", 1, "-pl", "nnUNetPlannerResEncM"
+    )
     plans_file = nnunet.preprocessed / raw.name / "nnUNetResEncUNetMPlans.json"
     shrink(plans_file, "2d")
     train = ("nnUNetv2_train", 702, "2d", 0, "-p", "nnUNetResEncUNetMPlans", "-tr", TRIAL, "-device", "cpu")
@@ -128,7 +132,7 @@ def test_residual_encoder_plans_and_an_unknown_network(nnunet):
 @pytest.mark.slow
 def test_volumes(nnunet):
     raw = write_dataset(nnunet.raw, 703, (16, 32, 32), cases=6)
-    nnunet.run("nnUNetv2_plan_and_preprocess", "-d", 703, "-c", "3d_fullres", "-npfp", 1)
+    nnunet.run("nnUNetv2_plan_and_preprocess", "-d", 703, "-c", "3d_fullres", "-npfp", 1, "-np", 1)
     shrink(nnunet.preprocessed / raw.name / "nnUNetPlans.json", "3d_fullres")
     nnunet.run("nnUNetv2_train", 703, "3d_fullres", 0, "-tr", TRIAL, "-device", "cpu")
     validation = nnunet.results / raw.name / f"{TRIAL}__nnUNetPlans__3d_fullres" / "fold_0" / "validation"
