@@ -7,6 +7,14 @@ from nnunetv2_xattnres.architectures.unet import XAttnResResidualEncoderUNet, XA
 from nnunetv2_xattnres.architectures.xattnres import History, XAttnRes, register_kernel, use_kernel
 
 register_kernel("blocked", blocked.aggregate, devices=["cpu"])
+# By name only, not for CUDA by default: it is tested under Triton's interpreter, but was never measured on a GPU
+try:
+    from nnunetv2_xattnres.architectures import triton_kernel
+except ModuleNotFoundError as error:  # triton comes with torch on Linux with CUDA only
+    if error.name != "triton":
+        raise
+else:
+    register_kernel("triton", triton_kernel.aggregate)
 
 __all__ = [
     "EMCADNet",
