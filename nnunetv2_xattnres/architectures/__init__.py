@@ -10,9 +10,8 @@ register_kernel("blocked", blocked.aggregate, devices=["cpu"])
 # By name only, not for CUDA by default: it is tested under Triton's interpreter, but was never measured on a GPU
 try:
     from nnunetv2_xattnres.architectures import triton_kernel
-except ModuleNotFoundError as error:  # triton comes with torch on Linux with CUDA only
-    if error.name != "triton":
-        raise
+except ImportError:  # torch brings triton on Linux with CUDA only, and nothing else needs it
+    pass
 else:
     register_kernel("triton", triton_kernel.aggregate)
 
