@@ -207,8 +207,11 @@ def register_kernel(name: str, kernel: Callable[..., Tensor], devices: Sequence[
         _DEFAULT_KERNELS[device] = name
 
 
-def use_kernel(name: str | None) -> None:
+def use_kernel(name: str | None) -> str | None:
     """Force one kernel for all instances (``plain`` always exists); ``None`` chooses by device again.
+
+    Returns:
+        What was forced before.
 
     Raises:
         ValueError: for an unknown name, with the valid ones.
@@ -216,7 +219,8 @@ def use_kernel(name: str | None) -> None:
     global _forced_kernel
     if name is not None and name not in _KERNELS:
         raise ValueError(f"unknown kernel {name!r}: the valid names are {', '.join(_KERNELS)}")
-    _forced_kernel = name
+    before, _forced_kernel = _forced_kernel, name
+    return before
 
 
 def _kernel_for(device: str) -> Callable[[Sequence[Tensor], Tensor, float], Tensor]:
