@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nnunetv2_xattnres.architectures.differentiable import link
+
 BLOCK_ELEMENTS = 1 << 20  # of all entries: a few MB, which caches hold
 MAX_THREADS = 16  # more would wait for Python's interpreter lock
 
@@ -116,28 +118,7 @@ def aggregate_backward(values: Sequence[Tensor], query: Tensor, eps: float, grad
     return [query_gradient.flatten().to(query.dtype), *gradients]
 
 
-@aggregate.register_fake
-def _(values: Sequence[Tensor], query: Tensor, eps: float) -> Tensor:
-    return torch.empty_like(values[-1])
-
-
-@aggregate_backward.register_fake
-def _(values: Sequence[Tensor], query: Tensor, eps: float, grad: Tensor) -> list[Tensor]:
-    return [torch.empty_like(query), *(torch.empty_like(value) for value in values)]
-
-
-def _save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor) -> None:
-    values, query, ctx.eps = inputs
-    ctx.save_for_backward(query, *values)
-
-
-def _differentiate(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple:
-    query, *values = ctx.saved_tensors
-    query_gradient, *gradients = aggregate_backward(values, query, ctx.eps, grad)
-    return gradients, query_gradient, None
-
-
-aggregate.register_autograd(_differentiate, setup_context=_save)
+link(aggregate, aggregate_backward)
 
 
 class _Blocks:

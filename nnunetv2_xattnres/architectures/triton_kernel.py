@@ -22,6 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from nnunetv2_xattnres.architectures.differentiable import link
 from nnunetv2_xattnres.errors import InputError
 
 # Chosen without a measurement: few enough values that three float32 tiles fit in the registers of 4 to 8 warps
@@ -214,28 +215,7 @@ def _mix_backward(values: Sequence[Tensor], query: Tensor, eps: float, grad: Ten
     return [partial.sum(0), *gradients]
 
 
-@_mix.register_fake
-def _(values: Sequence[Tensor], query: Tensor, eps: float) -> Tensor:
-    return torch.empty_like(values[-1])
-
-
-@_mix_backward.register_fake
-def _(values: Sequence[Tensor], query: Tensor, eps: float, grad: Tensor) -> list[Tensor]:
-    return [torch.empty_like(query), *(torch.empty_like(value) for value in values)]
-
-
-def _save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor) -> None:
-    values, query, ctx.eps = inputs
-    ctx.save_for_backward(query, *values)
-
-
-def _differentiate(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple:
-    query, *values = ctx.saved_tensors
-    query_gradient, *gradients = _mix_backward(values, query, ctx.eps, grad)
-    return gradients, query_gradient, None
-
-
-_mix.register_autograd(_differentiate, setup_context=_save)
+link(_mix, _mix_backward)
 
 
 def _memory_format(x: Tensor) -> torch.memory_format:
