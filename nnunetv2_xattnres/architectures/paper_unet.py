@@ -87,7 +87,9 @@ class PaperEncoder(nn.Module):
         features = []
         for i, stage in enumerate(self.stages):
             if i > 0:
-                x = self.down(x)
+                halved = [length // 2 for length in x.shape[2:]]
+                # where the size is even, the next stage reads the same pooled map from the history
+                x = history.pooled(i - 1, halved) if all(n % 2 == 0 for n in x.shape[2:]) else self.down(x)
                 if self.xattnres:
                     x = self.xattnres[i - 1](history, x)
             x = stage(x)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -51,11 +53,9 @@ class History:
 def _max_pool(feature: Tensor, size: Sequence[int]) -> Tensor:
     """Adaptive max pooling to ``size``; the plain pooling where the sizes divide (much faster in channels_last)."""
     have = feature.shape[2:]
-    dims = len(have)
     if all(h % s == 0 for h, s in zip(have, size, strict=True)):
-        kernel = [h // s for h, s in zip(have, size, strict=True)]
-        return (F.max_pool2d if dims == 2 else F.max_pool3d)(feature, kernel, kernel)
-    return (F.adaptive_max_pool2d if dims == 2 else F.adaptive_max_pool3d)(feature, list(size))
+        return _kernels_for(feature.device.type).max_pool(feature, list(size))
+    return (F.adaptive_max_pool2d if len(have) == 2 else F.adaptive_max_pool3d)(feature, list(size))
 
 
 class XAttnRes(nn.Module):
@@ -113,15 +113,17 @@ class XAttnRes(nn.Module):
         """Mix ``history`` (each ``[B, C_k, *S_k]``) and ``x`` (``[B, C, *S]``) to ``[B, C, *S]`` (eq. 8)."""
         if not self.projections:
             return x
-        aggregate = _kernel_for(x.device.type)
-        return aggregate(self._values(history, x), self._scaled_query(x), self.eps)
+        aggregate = _kernels_for(x.device.type).aggregate
+        values, recipes = self._values(history, x)
+        with _recomputed(recipes):
+            return aggregate(values, self._scaled_query(x), self.eps)
 
     def routing_weights(self, history: Sequence[Tensor] | History, x: Tensor) -> Tensor:
         """The softmax weights (eq. 7), ``[B, K+1, *S]`` in float32: the history's entries in order, then ``x``."""
         if not self.projections:
             return torch.ones_like(x[:, :1], dtype=torch.float32)
-        values = self._values(history, x)
-        with torch.autocast(x.device.type, enabled=False):
+        values, _ = self._values(history, x)
+        with _without_autocast(x):
             return torch.stack(_weights(_upsampled(values), self._scaled_query(x), self.eps), dim=1)
 
     def feature_map_size(self, history_sizes: Sequence[Sequence[int]], size: Sequence[int]) -> int:
@@ -143,20 +145,57 @@ class XAttnRes(nn.Module):
         dtype = torch.promote_types(x.dtype, torch.float32)
         return self.query.to(dtype) * self.norm_weight.to(dtype)
 
-    def _values(self, history: Sequence[Tensor] | History, x: Tensor) -> list[Tensor]:
+    def _values(self, history: Sequence[Tensor] | History, x: Tensor) -> tuple[list[Tensor], list[_Recipe]]:
         """Every entry pooled and projected but not yet interpolated (eq. 4), and ``x``.
 
-        A 1x1 convolution commutes with linear interpolation, so projecting first is exact and costs least.
+        A 1x1 convolution commutes with linear interpolation, so projecting first is exact and costs least. Also
+        returned is how to make again what a projection has made larger.
         """
         if len(history) != len(self.projections):
             raise ValueError(f"built for {len(self.projections)} history entries, called with {len(history)}")
-        values = []
+        values, recipes = [], []
         for index, (feature, project) in enumerate(zip(history, self.projections, strict=True)):
             size = [min(have, want) for have, want in zip(feature.shape[2:], x.shape[2:], strict=True)]
             if size != list(feature.shape[2:]):
                 feature = history.pooled(index, size) if isinstance(history, History) else _max_pool(feature, size)
             values.append(project(feature))
-        return [*values, x]
+            if values[-1].shape[1] > feature.shape[1]:
+                recipes.append(_Recipe(values[-1], feature, project.weight))
+        return [*values, x], recipes
+
+
+class _Recipe(NamedTuple):
+    """Of ``value``, the 1x1 convolution of ``feature`` with ``weight``."""
+
+    value: Tensor
+    feature: Tensor
+    weight: Tensor
+
+
+def _recomputed(recipes: Sequence[_Recipe]) -> AbstractContextManager[None]:
+    """Let autograd keep the recipe of a tensor instead of the tensor; the compiler decides for itself what to keep."""
+    if not recipes or torch.compiler.is_compiling():
+        return nullcontext()
+
+    def pack(saved: Tensor) -> Tensor | tuple[Tensor, Tensor, torch.dtype]:
+        for recipe in recipes:
+            if saved.is_set_to(recipe.value):
+                return recipe.feature, recipe.weight, saved.dtype
+        return saved
+
+    def unpack(packed: Tensor | tuple[Tensor, Tensor, torch.dtype]) -> Tensor:
+        if isinstance(packed, Tensor):
+            return packed
+        feature, weight, dtype = packed
+        with torch.no_grad(), _without_autocast(feature):
+            return (F.conv2d if feature.ndim == 4 else F.conv3d)(feature.to(dtype), weight.to(dtype))
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
+
+
+def _without_autocast(x: Tensor) -> AbstractContextManager[None]:
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def aggregate_plain(values: Sequence[Tensor], query: Tensor, eps: float) -> Tensor:
@@ -167,7 +206,7 @@ def aggregate_plain(values: Sequence[Tensor], query: Tensor, eps: float) -> Tens
         query: ``[C]``, the pseudo-query times the RMSNorm scale.
         eps: Added to the mean square.
     """
-    with torch.autocast(values[-1].device.type, enabled=False):
+    with _without_autocast(values[-1]):
         entries = _upsampled(values)
         mixed = torch.zeros((), dtype=query.dtype, device=query.device)
         for weight, entry in zip(_weights(entries, query, eps), entries, strict=True):
@@ -194,15 +233,32 @@ def _weights(entries: Sequence[Tensor], query: Tensor, eps: float) -> tuple[Tens
     return torch.stack(logits).softmax(0).unbind(0)
 
 
-# Faster forms of aggregate_plain, by name; for each, the devices on which it is chosen by itself
-_KERNELS: dict[str, Callable[[Sequence[Tensor], Tensor, float], Tensor]] = {"plain": aggregate_plain}
+def max_pool_plain(feature: Tensor, size: Sequence[int]) -> Tensor:
+    """Max pooling of ``[B, C, *S]`` to ``size``, which divides S; faster than adaptive pooling."""
+    window = [have // want for have, want in zip(feature.shape[2:], size, strict=True)]
+    return (F.max_pool2d if len(window) == 2 else F.max_pool3d)(feature, window, window)
+
+
+class _Kernels(NamedTuple):
+    aggregate: Callable[[Sequence[Tensor], Tensor, float], Tensor] = aggregate_plain
+    max_pool: Callable[[Tensor, Sequence[int]], Tensor] = max_pool_plain
+
+
+# Faster forms by name; for each, the devices on which it is chosen by itself
+_KERNELS: dict[str, _Kernels] = {"plain": _Kernels()}
 _DEFAULT_KERNELS: dict[str, str] = {}
 _forced_kernel: str | None = None
 
 
-def register_kernel(name: str, kernel: Callable[..., Tensor], devices: Sequence[str] = ()) -> None:
-    """Offer ``kernel``, with the arguments of :func:`aggregate_plain`, and make it the default on ``devices``."""
-    _KERNELS[name] = kernel
+def register_kernel(
+    name: str,
+    aggregate: Callable[..., Tensor],
+    max_pool: Callable[..., Tensor] = max_pool_plain,
+    *,
+    devices: Sequence[str] = (),
+) -> None:
+    """Offer a form of :func:`aggregate_plain` and of :func:`max_pool_plain`, the default one on ``devices``."""
+    _KERNELS[name] = _Kernels(aggregate, max_pool)
     for device in devices:
         _DEFAULT_KERNELS[device] = name
 
@@ -223,7 +279,7 @@ def use_kernel(name: str | None) -> str | None:
     return before
 
 
-def _kernel_for(device: str) -> Callable[[Sequence[Tensor], Tensor, float], Tensor]:
+def _kernels_for(device: str) -> _Kernels:
     return _KERNELS[_forced_kernel or _DEFAULT_KERNELS.get(device, "plain")]
 
 

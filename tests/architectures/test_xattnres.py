@@ -1,4 +1,5 @@
 import copy
+import sys
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,15 @@ import torch
 from oracle import literal
 from torch import nn
 
-from nnunetv2_xattnres.architectures import History, XAttnRes, blocked, use_kernel, xattnres
+from nnunetv2_xattnres.architectures import (
+    History,
+    XAttnRes,
+    numba_kernel,
+    numba_pool,
+    numba_tensors,
+    use_kernel,
+    xattnres,
+)
 
 # name: current feature's size, then each entry's (channels, size)
 CASES = {
@@ -54,13 +63,18 @@ def leaves(module, history, x):
     return [*history, x, *module.parameters()]
 
 
-@pytest.fixture(params=["plain", "blocked", "tiny blocks"])
+@pytest.fixture(params=["plain", "numba", "numba in threads"])
 def kernel(request, monkeypatch):
-    if request.param == "tiny blocks":  # a row a block
-        monkeypatch.setattr(blocked, "BLOCK_ELEMENTS", 1)
-    use_kernel(request.param if request.param == "plain" else "blocked")
+    threads = torch.get_num_threads()
+    if request.param == "numba in threads":  # however small the work; a row or two a block
+        monkeypatch.setattr(numba_tensors, "MIN_ELEMENTS_PER_THREAD", 1)
+        monkeypatch.setattr(numba_kernel, "BLOCK_PIXELS", 16)
+        monkeypatch.setattr(numba_pool, "MIN_WIDTH", 1)
+        torch.set_num_threads(3)
+    use_kernel(request.param.split()[0])
     yield
     use_kernel(None)
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -188,14 +202,14 @@ def test_a_history_of_another_length_is_refused():
 
 
 def test_an_unknown_kernel_is_refused():
-    with pytest.raises(ValueError, match=r"fast.*plain, blocked"):
+    with pytest.raises(ValueError, match=r"fast.*plain, numba"):
         use_kernel("fast")
 
 
 def test_it_imports_torch_alone():
     source = Path(xattnres.__file__).read_text()
     imports = {line.split()[1].split(".")[0] for line in source.splitlines() if line.startswith(("import ", "from "))}
-    assert imports == {"__future__", "math", "collections", "torch"}
+    assert imports - sys.stdlib_module_names == {"torch"}
 
 
 @pytest.mark.slow

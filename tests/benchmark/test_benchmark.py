@@ -74,7 +74,7 @@ def test_the_command_writes_json_and_refuses_what_cannot_be(tmp_path, monkeypatc
     assert json.loads(file.read_text())["rows"][0]["shape"] == [1, 3, 64, 64]
     assert "unet-2d: small" in capsys.readouterr().out
     assert cli.main(["bench", "--kernel", "fast"]) == 2
-    assert "plain, blocked" in capsys.readouterr().err
+    assert "plain, numba" in capsys.readouterr().err
     if not torch.cuda.is_available():
         assert cli.main(["bench", "--device", "cuda"]) == 2
         assert "--device cpu" in capsys.readouterr().err

@@ -1,0 +1,35 @@
+"""How functions are compiled by Numba, and how they reach a tensor's memory."""
+# ruff: noqa: ANN001, ANN201, ANN202 - Numba functions: the arguments are arrays, and compiled for whatever they are
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from numba import carray, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+
+def compiled(function: Callable) -> Callable:
+    """Compile on the first call, and keep the result on disk for the next process."""
+    # sums in any order, as vector instructions need; but NaN and infinity stay what they are
+    options = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "arcp", "nsz"}}
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:  # no folder can be written to: compile anew in each process
+        return njit(**options)(function)
+
+
+@intrinsic
+def _pointer(_context, address):
+    def cast(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(types.int64), cast
+
+
+@compiled
+def row_of(layout, b, c, d, h, width, like):
+    """A row of a tensor as it lies in memory, ``[(width - 1) * step + 1]``, of the type of ``like``."""
+    offset = b * layout[1] + c * layout[2] + d * layout[3] + h * layout[4]
+    return carray(_pointer(layout[0] + offset * like.itemsize), ((width - 1) * layout[5] + 1,), like.dtype)
