@@ -54,7 +54,7 @@ def _max_pool(feature: Tensor, size: Sequence[int]) -> Tensor:
     """Adaptive max pooling to ``size``; the plain pooling where the sizes divide (much faster in channels_last)."""
     have = feature.shape[2:]
     if all(h % s == 0 for h, s in zip(have, size, strict=True)):
-        return _kernels_for(feature.device.type).max_pool(feature, list(size))
+        return kernels_for(feature.device.type).max_pool(feature, list(size))
     return (F.adaptive_max_pool2d if len(have) == 2 else F.adaptive_max_pool3d)(feature, list(size))
 
 
@@ -113,7 +113,7 @@ class XAttnRes(nn.Module):
         """Mix ``history`` (each ``[B, C_k, *S_k]``) and ``x`` (``[B, C, *S]``) to ``[B, C, *S]`` (eq. 8)."""
         if not self.projections:
             return x
-        aggregate = _kernels_for(x.device.type).aggregate
+        aggregate = kernels_for(x.device.type).aggregate
         values, recipes = self._values(history, x)
         with _recomputed(recipes):
             return aggregate(values, self._scaled_query(x), self.eps)
@@ -279,7 +279,8 @@ def use_kernel(name: str | None) -> str | None:
     return before
 
 
-def _kernels_for(device: str) -> _Kernels:
+def kernels_for(device: str) -> _Kernels:
+    """What runs on a device type, such as ``cpu``: what is forced, else the device's own, else the plain forms."""
     return _KERNELS[_forced_kernel or _DEFAULT_KERNELS.get(device, "plain")]
 
 

@@ -6,6 +6,7 @@ import argparse
 import platform
 import sys
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 from time import perf_counter, process_time
 from typing import Any
@@ -15,9 +16,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from nnunetv2_xattnres.architectures import use_kernel
+from nnunetv2_xattnres.benchmark.bandwidth import bandwidth
 from nnunetv2_xattnres.benchmark.cases import CASES, CPU_CASES, build
 from nnunetv2_xattnres.benchmark.literal import make_literal
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.plans.measure import measure as count
+
+ROUTINGS = {"base": "baseline", "ours": "both"}
 
 
 def prepare(args: argparse.Namespace) -> None:
@@ -51,14 +56,24 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for name in names:
         torch.manual_seed(0)
-        base, ours = build(name, "baseline"), build(name, "both")
-        networks = {"base": base, "ours": ours}
+        networks = {form: build(name, routing) for form, routing in ROUTINGS.items()}
+        ours = networks["ours"]
         if not args.no_literal:
             literal = build(name, "both")
             literal.load_state_dict(ours.state_dict())
             networks["literal"] = make_literal(literal)
-        rows.append({"case": name, "text": CASES[name].text, "shape": CASES[name].shape,
-                     **measure_networks(networks, CASES[name].shape, args, name)})  # fmt: skip
+        shape = CASES[name].shape
+        one = (1, *shape[1:])
+        rows.append(
+            {
+                "case": name,
+                "text": CASES[name].text,
+                "shape": shape,
+                **measure_networks(networks, shape, args, name),
+                "macs": {form: count(partial(build, name, routing), one).macs for form, routing in ROUTINGS.items()},
+                "bandwidth": bandwidth(ours, shape, args.device, args.repeats),
+            }
+        )
     return rows
 
 

@@ -18,6 +18,11 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
                 cells.append(f"{row[what][form]:>{width - 2}.3f} s{_ratio(row, what, form):>8}")
             cells.append(f"{row['memory'][form] / 2**20:>9.0f} MiB{_ratio(row, 'memory', form):>8}")
             lines.append("".join(cells))
+        if "macs" in row:
+            base, ours = row["macs"]["base"] / 1e9, row["macs"]["ours"] / 1e9
+            forward, copy = row["bandwidth"]["forward"] / 1e9, row["bandwidth"]["copy"] / 1e9
+            lines.append(f"{'':12}multiply-accumulates of one image: {base:.2f}G, with XAttnRes {ours - base:+.3f}G")
+            lines.append(f"{'':12}largest aggregation, forward: {forward:.1f} GB/s; a copy: {copy:.1f} GB/s")
     return "\n".join(lines)
 
 

@@ -71,8 +71,11 @@ def test_the_command_writes_json_and_refuses_what_cannot_be(tmp_path, monkeypatc
     monkeypatch.setitem(cases.CASES, "unet-2d", case)
     file = tmp_path / "bench.json"
     assert cli.main(["bench", "--case", "unet-2d", "--repeats", "1", "--no-literal", "--json", str(file)]) == 0
-    assert json.loads(file.read_text())["rows"][0]["shape"] == [1, 3, 64, 64]
-    assert "unet-2d: small" in capsys.readouterr().out
+    row = json.loads(file.read_text())["rows"][0]
+    assert row["shape"] == [1, 3, 64, 64]
+    assert row["macs"]["ours"] > row["macs"]["base"] > 0 and min(row["bandwidth"].values()) > 0
+    out = capsys.readouterr().out
+    assert "unet-2d: small" in out and "with XAttnRes +" in out and "a copy: " in out
     assert cli.main(["bench", "--kernel", "fast"]) == 2
     assert "plain, numba" in capsys.readouterr().err
     if not torch.cuda.is_available():

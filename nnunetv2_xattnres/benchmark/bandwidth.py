@@ -1,0 +1,58 @@
+"""How fast the aggregation moves memory: bytes that it must at least move, per second, beside those of a copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import median
+from time import perf_counter
+
+import torch
+from torch import Tensor, nn
+
+from nnunetv2_xattnres.architectures import XAttnRes
+from nnunetv2_xattnres.architectures.xattnres import kernels_for
+
+
+def bandwidth(network: nn.Module, shape: Sequence[int], device: str, repeats: int) -> dict[str, float]:
+    """Of the reader that moves most: ``forward`` and, of a copy of its output, ``copy``, in bytes a second.
+
+    A forward pass must read n aligned entries and write one, (n + 1) P with P bytes in one; a copy moves 2 P. A reader
+    that does not store smaller entries at full size moves less than that.
+    """
+    readers = [module for module in network.modules() if isinstance(module, XAttnRes) and module.projections]
+    calls: list[tuple[XAttnRes, list[Tensor]]] = []
+
+    def keep_largest(module: XAttnRes, args: tuple[Sequence[Tensor], Tensor]) -> None:
+        if not calls or _floor(module, args[1]) > _floor(calls[0][0], calls[0][1][-1]):
+            calls[:] = [(module, module._values(*args)[0])]  # now: the history grows
+
+    hooks = [reader.register_forward_pre_hook(keep_largest) for reader in readers]
+    with torch.inference_mode():
+        network.eval()(torch.rand(tuple(shape), device=device))
+        for hook in hooks:
+            hook.remove()
+        module, values = calls[0]
+        x = values[-1]
+        query, target = module._scaled_query(x), torch.empty_like(x)
+        aggregate = kernels_for(x.device.type).aggregate
+        return {
+            "forward": _floor(module, x) / _seconds(lambda: aggregate(values, query, module.eps), x, repeats),
+            "copy": 2 * x.nbytes / _seconds(lambda: target.copy_(x), x, repeats),
+        }
+
+
+def _floor(module: XAttnRes, x: Tensor) -> int:
+    return (len(module.projections) + 2) * x.nbytes
+
+
+def _seconds(function: Callable[[], Tensor], x: Tensor, repeats: int) -> float:
+    times = []
+    for _ in range(repeats + 1):  # the first one warms up
+        if x.is_cuda:
+            torch.cuda.synchronize()
+        start = perf_counter()
+        function()
+        if x.is_cuda:
+            torch.cuda.synchronize()
+        times.append(perf_counter() - start)
+    return median(times[1:])
