@@ -104,7 +104,9 @@ def predict_command(study: Study, cell: Cell, device: Device, images: Path) -> l
     output = str(study.cell_folder(cell) / "predictions")
     command = ["nnUNetv2_predict", "-d", study.dataset, "-i", str(images), "-o", output]
     command += ["-f", str(cell.fold), "-tr", cell.trainer, "-c", cell.configuration, "-p", study.plans]
-    return [*command, "-device", device.flag]
+    command += ["-device", device.flag]
+    # nnU-Net's default of three workers each would take the cores from the network where that computes on them
+    return [*command, "-npp", "1", "-nps", "1"] if device.flag == "cpu" else command
 
 
 def evaluate_command(study: Study, cell: Cell, reference: Path, part: bool) -> list[str]:
