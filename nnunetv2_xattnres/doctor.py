@@ -26,8 +26,8 @@ TRAINER = "nnUNetTrainer_XAttnRes"
 HOOK = "nnUNet_extTrainer"
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 # whose demands on one another have to fit; torchvision and timm come with dynamic-network-architectures
-DEMANDING = (DISTRIBUTION, "nnunetv2", "dynamic-network-architectures", "timm", "torchvision")
-SHOWN = ("nnunetv2", "torch", "torchvision", "timm", "dynamic-network-architectures")
+DEMANDING = (DISTRIBUTION, "nnunetv2", "dynamic-network-architectures", "timm", "torchvision", "numba")
+SHOWN = ("nnunetv2", "torch", "torchvision", "timm", "dynamic-network-architectures", "numba")
 SMALL_GPU_GIB = 10.0  # nnU-Net's default plans are made for 8 GB, and the desktop wants some too
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
@@ -93,7 +93,7 @@ def check_packages() -> Iterator[Finding]:
     yield from misfits
     if not misfits:
         yield Finding(OK, f"{versions}: they fit together")
-    for name in ("torch", "torchvision", "nnunetv2"):
+    for name in ("torch", "torchvision", "nnunetv2", "numba"):
         if _version(name) is None:
             continue  # said above, where anything needs it
         try:
@@ -101,7 +101,7 @@ def check_packages() -> Iterator[Finding]:
         except Exception as error:  # a broken binary raises anything: ImportError, OSError, RuntimeError
             yield _import_failed(name, error)
             return
-    yield Finding(OK, "torch, torchvision and nnunetv2 import")
+    yield Finding(OK, "torch, torchvision, nnunetv2 and numba import")
 
 
 def check_folders() -> Iterator[Finding]:
@@ -221,6 +221,8 @@ def _import_failed(name: str, error: Exception) -> Finding:
     text = f"{name} {_version(name)} does not import: {_one_line(error)}"
     if name == "nnunetv2":
         return Finding(PROBLEM, text, (_reinstall(),))
+    if name == "numba":
+        return Finding(PROBLEM, text, (f"{_pip()} --force-reinstall numba",))
     text += ". torch and torchvision have to come from the same place (both from PyPI, or both from PyTorch's index)"
     return Finding(PROBLEM, text, (f"{_pip()} --force-reinstall torch torchvision",))
 

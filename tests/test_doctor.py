@@ -139,18 +139,25 @@ def test_a_missing_package(monkeypatch):
     assert "torchvision is missing: timm needs it" in finding.text
 
 
-def test_torchvision_of_another_torch(monkeypatch):
+@pytest.mark.parametrize(
+    ("broken", "says", "remedy"),
+    [
+        ("torchvision", "operator torchvision::nms does not exist", "--force-reinstall torch torchvision"),
+        ("numba", "Numba needs NumPy 2.4 or less", "--force-reinstall numba"),
+    ],
+)
+def test_a_package_that_does_not_import(broken, says, remedy, monkeypatch):
     imported = doctor.import_module
 
     def import_module(name: str):
-        if name == "torchvision":
-            raise RuntimeError("operator torchvision::nms does not exist")
+        if name == broken:
+            raise RuntimeError(says)
         return imported(name)
 
     monkeypatch.setattr(doctor, "import_module", import_module)
     (finding,) = problems(doctor.check_packages)
-    assert "torchvision::nms does not exist" in finding.text
-    assert "--force-reinstall torch torchvision" in commands([finding])
+    assert says in finding.text
+    assert remedy in commands([finding])
 
 
 def test_a_gpu_too_small_for_the_default_plans(monkeypatch):
