@@ -77,9 +77,8 @@ def _configurations(
     preprocessed: Path, configuration: str, base_plans: str, plans: str, studies: list[str], network: str | None
 ) -> dict[str, dict[str, Any]]:
     from nnunetv2_xattnres.plans.files import read_existing, read_plans, resolve
-    from nnunetv2_xattnres.plans.studies import STUDIES, cells, write_plans
+    from nnunetv2_xattnres.plans.studies import cells, write_plans
 
-    studies = list(STUDIES) if "all" in studies else studies
     found = cells(configuration, resolve(read_plans(preprocessed.name, base_plans), configuration), network, studies)
     existing = read_existing(preprocessed.name, plans)
     if existing is None or not set(found) <= set(existing["configurations"]):

@@ -1,4 +1,4 @@
-"""What the kernels of the aggregation share: shapes for tracing, and the link between forward and backward."""
+"""What the kernels share: the order in memory, shapes for tracing, and the link between forward and backward."""
 
 from __future__ import annotations
 
@@ -33,3 +33,11 @@ def link(forward: CustomOpDef, backward: CustomOpDef) -> None:
     forward.register_fake(output_like)
     backward.register_fake(gradients_like)
     forward.register_autograd(differentiate, setup_context=save)
+
+
+def memory_format_of(x: Tensor) -> torch.memory_format:
+    """Channels_last only where ``x`` is that and nothing else: the rest is made contiguous."""
+    channels_last = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+    if x.is_contiguous(memory_format=channels_last) and not x.is_contiguous():
+        return channels_last
+    return torch.contiguous_format

@@ -98,7 +98,7 @@ class _Call:
 
     def __init__(self, values: Sequence[Tensor], query: Tensor, eps: float) -> None:
         last = values[-1]
-        self.dtype = torch.float64 if last.dtype == torch.float64 else torch.float32
+        self.dtype = torch.promote_types(last.dtype, torch.float32)
         self.query = query.to(self.dtype).contiguous().numpy()
         self._values = [value.to(self.dtype) for value in values]  # keeps alive what the layouts point to
         sizes = tuple(tuple(volume(value).shape[2:]) for value in values)

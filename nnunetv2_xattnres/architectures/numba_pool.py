@@ -12,6 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from nnunetv2_xattnres.architectures.differentiable import memory_format_of
 from nnunetv2_xattnres.architectures.numba_tensors import in_threads, layout, threads_for, volume
 from nnunetv2_xattnres.architectures.xattnres import max_pool_plain
 
@@ -27,7 +28,7 @@ def max_pool(feature: Tensor, size: Sequence[int]) -> Tensor:
 def _max_pool(feature: Tensor, size: Sequence[int]) -> Tensor:
     from nnunetv2_xattnres.architectures.numba_windows import largest
 
-    exact = feature if feature.dtype == torch.float64 else feature.float()
+    exact = feature.to(torch.promote_types(feature.dtype, torch.float32))
     out = _pooled_like(exact, size)
     _in_channels(largest, exact, out)
     return out.to(feature.dtype)
@@ -37,17 +38,15 @@ def _max_pool(feature: Tensor, size: Sequence[int]) -> Tensor:
 def _max_pool_backward(feature: Tensor, grad: Tensor) -> Tensor:
     from nnunetv2_xattnres.architectures.numba_windows import scatter
 
-    exact = feature if feature.dtype == torch.float64 else feature.float()
+    exact = feature.to(torch.promote_types(feature.dtype, torch.float32))
     gradient = torch.empty_like(exact)
     _in_channels(scatter, exact, grad.to(exact.dtype), gradient)
     return gradient.to(feature.dtype)
 
 
 def _pooled_like(feature: Tensor, size: Sequence[int]) -> Tensor:
-    memory_format = torch.channels_last if feature.ndim == 4 else torch.channels_last_3d
-    channels_last = feature.is_contiguous(memory_format=memory_format) and not feature.is_contiguous()
-    out = feature.new_empty((*feature.shape[:2], *size))
-    return out.contiguous(memory_format=memory_format) if channels_last else out
+    shape = (*feature.shape[:2], *size)
+    return torch.empty(shape, dtype=feature.dtype, device=feature.device, memory_format=memory_format_of(feature))
 
 
 def _in_channels(work: Callable[..., None], feature: Tensor, pooled: Tensor, *more: Tensor) -> None:

@@ -30,8 +30,10 @@ def _columns(source, b, c, d, h, window, line):
 
 
 @compiled
-def _windows(line, width, found):
-    """The largest element of each window, from that of its columns."""
+def _windows(source, b, c, d, h, window, line, found):
+    """The largest element of each window of a row of them; ``line`` is overwritten."""
+    _columns(source, b, c, d, h, window, line)
+    width = window[2]
     if width == 2:  # as below, in a form that vector instructions can do
         for x in range(len(found)):
             left, right = line[2 * x], line[2 * x + 1]
@@ -54,8 +56,7 @@ def largest(source, target, size, pooled, channels, first, last, like):
         b, c = plane // channels, plane % channels
         for d in range(pooled[0]):
             for h in range(pooled[1]):
-                _columns(source, b, c, d, h, window, line)
-                _windows(line, window[2], found)
+                _windows(source, b, c, d, h, window, line, found)
                 out = row_of(target, b, c, d, h, pooled[2], like)
                 for x in range(pooled[2]):
                     out[x * target[5]] = found[x]
@@ -72,8 +73,7 @@ def scatter(source, upstream, gradient, size, pooled, channels, first, last, lik
         b, c = plane // channels, plane % channels
         for d in range(pooled[0]):
             for h in range(pooled[1]):
-                _columns(source, b, c, d, h, window, line)
-                _windows(line, window[2], found)
+                _windows(source, b, c, d, h, window, line, found)
                 incoming = row_of(upstream, b, c, d, h, pooled[2], like)
                 for x in range(pooled[2]):
                     left[x] = incoming[x * upstream[5]]

@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from nnunetv2_xattnres.architectures.differentiable import link
+from nnunetv2_xattnres.architectures.differentiable import link, memory_format_of
 from nnunetv2_xattnres.errors import InputError
 
 # Chosen without a measurement: few enough values that three float32 tiles fit in the registers of 4 to 8 warps
@@ -175,7 +175,7 @@ def aggregate(values: Sequence[Tensor], query: Tensor, eps: float) -> Tensor:
             f"the kernel 'triton' needs tensors on a CUDA device, and these are on {last.device.type!r}: move the "
             "network there, or let the kernel be chosen by device with use_kernel(None) or without --kernel"
         )
-    memory_format = _memory_format(last)
+    memory_format = memory_format_of(last)
     mode = "bilinear" if last.ndim == 4 else "trilinear"
     with torch.autocast(last.device.type, enabled=False):  # it would interpolate in float32: twice the traffic
         entries = [
@@ -206,7 +206,7 @@ def _mix_backward(values: Sequence[Tensor], query: Tensor, eps: float, grad: Ten
     sum in every run.
     """
     gradients = [torch.empty_like(value) for value in values]
-    grad = grad.contiguous(memory_format=_memory_format(values[-1]))
+    grad = grad.contiguous(memory_format=memory_format_of(values[-1]))
     grid, arguments = _launch(values)
     partial = query.new_zeros((grid[0] * grid[1], query.numel()))
     if grad.numel():
@@ -218,20 +218,12 @@ def _mix_backward(values: Sequence[Tensor], query: Tensor, eps: float, grad: Ten
 link(_mix, _mix_backward)
 
 
-def _memory_format(x: Tensor) -> torch.memory_format:
-    """Channels_last only where ``x`` is that and nothing else: the rest is made contiguous."""
-    channels_last = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
-    if x.is_contiguous(memory_format=channels_last) and not x.is_contiguous():
-        return channels_last
-    return torch.contiguous_format
-
-
 def _launch(values: Sequence[Tensor]) -> tuple[tuple[int, int], dict[str, int | bool]]:
     """The grid (tiles of pixels, images) and the sizes that a kernel takes."""
     last = values[-1]
     batch, channels, *size = last.shape
     pixels = torch.Size(size).numel()
-    channels_last = _memory_format(last) != torch.contiguous_format
+    channels_last = memory_format_of(last) != torch.contiguous_format
     if channels_last:  # pixels of all images follow one another
         batch, pixels = 1, batch * pixels
     block_channels = triton.next_power_of_2(channels)

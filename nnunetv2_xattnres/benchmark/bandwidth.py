@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from statistics import median
-from time import perf_counter
 
 import torch
 from torch import Tensor, nn
 
 from nnunetv2_xattnres.architectures import XAttnRes
 from nnunetv2_xattnres.architectures.xattnres import kernels_for
+from nnunetv2_xattnres.benchmark.timing import seconds
 
 
 def bandwidth(network: nn.Module, shape: Sequence[int], device: str, repeats: int) -> dict[str, float]:
@@ -36,8 +36,8 @@ def bandwidth(network: nn.Module, shape: Sequence[int], device: str, repeats: in
         query, target = module._scaled_query(x), torch.empty_like(x)
         aggregate = kernels_for(x.device.type).aggregate
         return {
-            "forward": _floor(module, x) / _seconds(lambda: aggregate(values, query, module.eps), x, repeats),
-            "copy": 2 * x.nbytes / _seconds(lambda: target.copy_(x), x, repeats),
+            "forward": _floor(module, x) / _median(lambda: aggregate(values, query, module.eps), x, repeats),
+            "copy": 2 * x.nbytes / _median(lambda: target.copy_(x), x, repeats),
         }
 
 
@@ -45,14 +45,6 @@ def _floor(module: XAttnRes, x: Tensor) -> int:
     return (len(module.projections) + 2) * x.nbytes
 
 
-def _seconds(function: Callable[[], Tensor], x: Tensor, repeats: int) -> float:
-    times = []
-    for _ in range(repeats + 1):  # the first one warms up
-        if x.is_cuda:
-            torch.cuda.synchronize()
-        start = perf_counter()
-        function()
-        if x.is_cuda:
-            torch.cuda.synchronize()
-        times.append(perf_counter() - start)
-    return median(times[1:])
+def _median(function: Callable[[], Tensor], x: Tensor, repeats: int) -> float:
+    times = [seconds(function, x.is_cuda) for _ in range(repeats + 1)]
+    return median(times[1:])  # the first one warms up

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import platform
 import sys
-from collections.abc import Callable
 from functools import partial
 from statistics import median
 from time import perf_counter, process_time
@@ -19,6 +18,7 @@ from nnunetv2_xattnres.architectures import use_kernel
 from nnunetv2_xattnres.benchmark.bandwidth import bandwidth
 from nnunetv2_xattnres.benchmark.cases import CASES, CPU_CASES, build
 from nnunetv2_xattnres.benchmark.literal import make_literal
+from nnunetv2_xattnres.benchmark.timing import seconds
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.plans.measure import measure as count
 
@@ -85,15 +85,16 @@ def measure_networks(
     for network in networks.values():
         network.to(args.device)
     runs = {name: torch.compile(network) if args.compile else network for name, network in networks.items()}
+    clock = process_time if args.cpu_clock else perf_counter
     results = {}
     for what, function in (("step", _step), ("inference", _inference)):
         times: dict[str, list[float]] = {name: [] for name in runs}
         rounds = tqdm(range(args.repeats + 1), desc=f"{text} {what}", leave=False, disable=not sys.stderr.isatty())
         for index in rounds:
             for name, network in runs.items():
-                seconds = _time(function, network, x, args)
+                taken = seconds(partial(function, network, x), x.is_cuda, clock)
                 if index:  # the first round warms up
-                    times[name].append(seconds)
+                    times[name].append(taken)
         results[what] = {name: median(values) for name, values in times.items()}
         results[f"{what}_ratio"] = {
             name: median(t / base for t, base in zip(times[name], times["base"], strict=True)) for name in runs
@@ -118,19 +119,6 @@ def _inference(network: nn.Module, x: Tensor) -> None:
     network.eval()
     with torch.inference_mode(), torch.autocast("cuda", dtype=torch.float16, enabled=x.is_cuda):
         network(x)
-
-
-def _time(
-    function: Callable[[nn.Module, Tensor], None], network: nn.Module, x: Tensor, args: argparse.Namespace
-) -> float:
-    clock = process_time if args.cpu_clock else perf_counter
-    if x.is_cuda:
-        torch.cuda.synchronize()
-    start = clock()
-    function(network, x)
-    if x.is_cuda:
-        torch.cuda.synchronize()
-    return clock() - start
 
 
 def _peak_memory(network: nn.Module, x: Tensor, args: argparse.Namespace) -> int:

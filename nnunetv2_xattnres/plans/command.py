@@ -43,12 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the plans and print the training command of each configuration."""
-    studies = list(STUDIES) if "all" in args.study else args.study
     weights = None if args.encoder_weights.lower() == "none" else args.encoder_weights
     if weights not in (None, "imagenet"):
         weights = str(Path(weights).expanduser().resolve())
     found = write_plans(
-        args.dataset, args.configuration, args.plans, args.output, args.network, studies,
+        args.dataset, args.configuration, args.plans, args.output, args.network, args.study,
         encoder=args.encoder, encoder_weights=weights, input_size=args.input_size, overwrite=args.overwrite,
     )  # fmt: skip
     folder = dataset_folder(args.dataset)

@@ -45,7 +45,7 @@ def cells(parent_name: str, parent: dict[str, Any], network: str | None, studies
         parent_name: Name of the configuration that the variants inherit from.
         parent: That configuration, resolved.
         network: One of ``NETWORKS``; ``None`` for the one in the parent.
-        studies: Keys of :data:`STUDIES`.
+        studies: Keys of :data:`STUDIES`, or ``all``.
 
     Returns:
         Name of the configuration to ``{"variant", "network", "studies"}``, in the order of the studies.
@@ -53,6 +53,7 @@ def cells(parent_name: str, parent: dict[str, Any], network: str | None, studies
     Raises:
         InputError: unknown names, a network without a 3D form for a 3D parent, or nothing left to compare.
     """
+    studies = list(STUDIES) if "all" in studies else studies
     unknown = [study for study in studies if study not in STUDIES]
     if unknown:
         raise InputError(f"unknown study {', '.join(unknown)}: the studies are {', '.join(STUDIES)}")
@@ -107,7 +108,7 @@ def write_plans(
         base_plans: Name of the plans that have it; they stay as they are.
         output_plans: Name of the plans to write.
         network: ``unet``, ``resenc``, ``emcad`` or ``paper-unet``; ``None`` takes the one in the parent.
-        studies: Keys of :data:`STUDIES`.
+        studies: Keys of :data:`STUDIES`, or ``all``.
         encoder: EMCAD's encoder.
         encoder_weights: What ``nnUNetTrainer_EMCAD`` loads into it: ``imagenet``, a file, or ``None``.
         input_size: Fixed input size of EMCAD and the paper's U-Net.
