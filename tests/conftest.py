@@ -11,6 +11,12 @@ import pytest
 from nnunetv2_xattnres.ext_trainer import HOOK_FOLDER
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, so that processes that share the files end at about the same time."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real images (``XATTNRES_TEST_DATA``, or ``../shared/data`` from the project's root)."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from nnunetv2_xattnres.architectures import XAttnResResidualEncoderUNet, XAttnResUNet
 from nnunetv2_xattnres.architectures.routing import VARIANTS, Routing
@@ -180,6 +181,43 @@ def test_compiles_with_inductor():
     outputs = torch.compile(network, fullgraph=True)(x)
     for a, b in zip(outputs, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_half_precision_step_under_a_gradient_scaler(kind):
+    """nnU-Net's training step: autocast, scaled loss, unscaled and clipped gradients."""
+    network, x = build(kind, "both"), sample()
+    optimizer, scaler = torch.optim.SGD(network.parameters(), lr=0.01), torch.amp.GradScaler("cpu", init_scale=128.0)
+    before = {name: parameter.clone() for name, parameter in network.named_parameters()}
+    for _ in range(2):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", dtype=torch.float16):
+            loss = sum(nn.functional.cross_entropy(o, torch.zeros_like(o[:, 0], dtype=torch.long)) for o in network(x))
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 12, error_if_nonfinite=True)
+        scaler.step(optimizer)
+        scaler.update()
+    assert scaler.get_scale() == 128
+    moved = {name for name, parameter in network.named_parameters() if not torch.equal(parameter, before[name])}
+    assert {name for name in before if name.endswith("query")} <= moved
+
+
+def test_gradients_survive_activation_checkpointing():
+    network, x = build("plain", "both"), sample()
+    gradients = []
+    for forward in (network, lambda x: checkpoint(network, x, use_reentrant=False)):
+        network.zero_grad()
+        sum(output.square().mean() for output in forward(x)).backward()
+        gradients.append([parameter.grad.clone() for parameter in network.parameters()])
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_inference_graph_exports(dims):
+    network, x = build("plain", "both", dims, deep_supervision=False).eval(), sample(dims)
+    torch.testing.assert_close(torch.export.export(network, (x,)).module()(x), network(x))
 
 
 @pytest.mark.slow

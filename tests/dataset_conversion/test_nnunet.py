@@ -5,6 +5,8 @@ import json
 
 import dataset_phantoms as phantoms
 import pytest
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_xattnres.dataset_conversion.colondb import ColonDB
 from nnunetv2_xattnres.dataset_conversion.isic2017 import ISIC2017
@@ -16,7 +18,7 @@ CONFIGURATION = {"502": "2d", "503": "2d", "504": "3d_fullres"}
 
 @pytest.fixture(scope="module")
 def prepared(module_nnunet, tmp_path_factory):
-    """The three sets converted, and planned and preprocessed by one command; returns its output."""
+    """The three sets converted, and planned and preprocessed by one command, which finds nothing to complain of."""
     source = tmp_path_factory.mktemp("source")
     colondb = phantoms.colondb_original(source / "colondb", [*range(34, 44), *range(56, 64)])
     ColonDB(split="sequence").convert(colondb, raw=module_nnunet.raw)
@@ -27,7 +29,9 @@ def prepared(module_nnunet, tmp_path_factory):
         *("nnUNetv2_plan_and_preprocess", "-d", *CONFIGURATION, "-c", "2d", "3d_fullres"),
         *("--verify_dataset_integrity", "-npfp", "1", "-np", "1", "1"),
     )
-    return done.stdout
+    assert done.stdout.count("verify_dataset_integrity Done") == 3
+    assert "WARNING" not in done.stdout.upper()
+    return module_nnunet
 
 
 def shrink(folder, configuration):
@@ -50,19 +54,32 @@ def shrink(folder, configuration):
     path.write_text(json.dumps(plans))
 
 
-def test_integrity_check_has_nothing_to_say(prepared):
-    assert prepared.count("verify_dataset_integrity Done") == 3
-    assert "WARNING" not in prepared.upper()
-
-
 @pytest.mark.parametrize(("number", "configuration"), CONFIGURATION.items())
-def test_training_on_fold_0(prepared, module_nnunet, number, configuration):
-    (folder,) = module_nnunet.preprocessed.glob(f"Dataset{number}_*")
-    shrink(folder, configuration)
-    module_nnunet.run("nnUNetv2_train", number, "small", "0", "-tr", "nnUNetTrainer_XAttnRes_Trial", "-device", "cpu")
-    results = module_nnunet.results / folder.name / "nnUNetTrainer_XAttnRes_Trial__nnUNetPlans__small" / "fold_0"
-    assert (results / "checkpoint_final.pth").is_file()
-    summary = json.loads((results / "validation" / "summary.json").read_text())
+def test_nnunets_trainer_validates_on_the_split_of_the_conversion(prepared, number, configuration, monkeypatch):
+    for name in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"nnUNet_{name}", str(prepared.root / name))
+    (folder,) = prepared.preprocessed.glob(f"Dataset{number}_*")
+    plans = json.loads((folder / "nnUNetPlans.json").read_text())
+    dataset = json.loads((folder / "dataset.json").read_text())
+    trainer = nnUNetTrainer({**plans, "continue_training": False}, configuration, 0, dataset, torch.device("cpu"))
+    _, validated = trainer.do_split()
+    assert set(validated) == fold_0(prepared, folder.name)
+
+
+def test_volumes_train_in_3d(prepared):
+    (folder,) = prepared.preprocessed.glob("Dataset504_*")
+    shrink(folder, "3d_fullres")
+    prepared.run("nnUNetv2_train", 504, "small", 0, "-tr", "nnUNetTrainer_XAttnRes_Trial", "-device", "cpu")
+    model = prepared.results / folder.name / "nnUNetTrainer_XAttnRes_Trial__nnUNetPlans__small"
+    architecture = json.loads((model / "plans.json").read_text())["configurations"]["small"]["architecture"]
+    assert architecture["network_class_name"] == "nnunetv2_xattnres.architectures.XAttnResUNet"
+    assert architecture["arch_kwargs"]["conv_op"] == "torch.nn.modules.conv.Conv3d"
+    assert (model / "fold_0" / "checkpoint_final.pth").is_file()
+    summary = json.loads((model / "fold_0" / "validation" / "summary.json").read_text())
     validated = {case["reference_file"].rsplit("/", 1)[1].split(".")[0] for case in summary["metric_per_case"]}
-    splits = json.loads((module_nnunet.raw / folder.name / "splits_final.json").read_text())
-    assert validated == set(splits[0]["val"])
+    assert validated == fold_0(prepared, folder.name)
+
+
+def fold_0(nnunet, dataset):
+    """Names of the cases that the converter's first fold validates on."""
+    return set(json.loads((nnunet.raw / dataset / "splits_final.json").read_text())[0]["val"])

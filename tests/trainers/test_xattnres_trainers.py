@@ -63,15 +63,18 @@ def test_variants_and_lengths_of_the_thin_trainers():
     assert (trial.epochs, trial.iterations, trial.validation_iterations) == (2, 20, 5)
 
 
+@pytest.fixture(scope="module")
+def planned(module_nnunet):
+    """A phantom, planned and preprocessed: nnU-Net's commands and the data set's folder among the raw ones."""
+    raw = write_dataset(module_nnunet.raw, 701)
+    module_nnunet.run("nnUNetv2_plan_and_preprocess", "-d", 701, "-c", "2d", "-npfp", 1, "-np", 1)
+    shrink(module_nnunet.preprocessed / raw.name / "nnUNetPlans.json", "2d")
+    return module_nnunet, raw
+
+
 @pytest.mark.slow
-def test_stock_commands_from_planning_to_a_shared_model(module_nnunet, tmp_path):
-    nnunet = module_nnunet
-    raw = write_dataset(nnunet.raw, 701, (64, 64))
-    nnunet.run(
-        "nnUNetv2_plan_and_preprocess", "-d", 701, "-c", "2d", "-npfp", 1, "-np", 1, "--verify_dataset_integrity"
-    )
-    plans_file = nnunet.preprocessed / raw.name / "nnUNetPlans.json"
-    shrink(plans_file, "2d")
+def test_stock_commands_from_training_to_a_shared_model(planned, tmp_path):
+    nnunet, raw = planned
     nnunet.environment["XATTNRES_SEED"] = "3"
     train = ("nnUNetv2_train", 701, "2d", 0, "-tr", TRIAL, "-device", "cpu")
     printed = nnunet.run(*train).stdout
@@ -110,14 +113,12 @@ def test_stock_commands_from_planning_to_a_shared_model(module_nnunet, tmp_path)
 
 
 @pytest.mark.slow
-def test_residual_encoder_plans_and_an_unknown_network(nnunet):
-    raw = write_dataset(nnunet.raw, 702, (64, 64))
-    nnunet.run(
-        "nnUNetv2_plan_and_preprocess", "-d", 702, "-c", "2d", "-npfp", 1, "-np", 1, "-pl", "nnUNetPlannerResEncM"
-    )
+def test_residual_encoder_plans_and_an_unknown_network(planned):
+    nnunet, raw = planned
+    nnunet.run("nnUNetv2_plan_experiment", "-d", 701, "-pl", "nnUNetPlannerResEncM")  # the data are nnUNetPlans' own
     plans_file = nnunet.preprocessed / raw.name / "nnUNetResEncUNetMPlans.json"
     shrink(plans_file, "2d")
-    train = ("nnUNetv2_train", 702, "2d", 0, "-p", "nnUNetResEncUNetMPlans", "-tr", TRIAL, "-device", "cpu")
+    train = ("nnUNetv2_train", 701, "2d", 0, "-p", "nnUNetResEncUNetMPlans", "-tr", TRIAL, "-device", "cpu")
     nnunet.run(*train)
     model = nnunet.results / raw.name / f"{TRIAL}__nnUNetResEncUNetMPlans__2d"
     assert "XAttnResResidualEncoderUNet" in (model / "plans.json").read_text()
@@ -127,13 +128,3 @@ def test_residual_encoder_plans_and_an_unknown_network(nnunet):
     failed = nnunet.run(*train, check=False)
     assert failed.returncode != 0
     assert "unet.ResidualUNet: XAttnRes can be put into" in failed.stderr
-
-
-@pytest.mark.slow
-def test_volumes(nnunet):
-    raw = write_dataset(nnunet.raw, 703, (16, 32, 32), cases=6)
-    nnunet.run("nnUNetv2_plan_and_preprocess", "-d", 703, "-c", "3d_fullres", "-npfp", 1, "-np", 1)
-    shrink(nnunet.preprocessed / raw.name / "nnUNetPlans.json", "3d_fullres")
-    nnunet.run("nnUNetv2_train", 703, "3d_fullres", 0, "-tr", TRIAL, "-device", "cpu")
-    validation = nnunet.results / raw.name / f"{TRIAL}__nnUNetPlans__3d_fullres" / "fold_0" / "validation"
-    assert list(validation.glob("case_*.nii.gz"))
