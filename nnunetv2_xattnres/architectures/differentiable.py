@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.library import CustomOpDef
 
 
-def link(forward: CustomOpDef, backward: CustomOpDef) -> None:
-    """Make ``forward(values, query, eps)`` differentiable by ``backward(values, query, eps, grad)``.
+def _output_like(values: Sequence[Tensor], query: Tensor, eps: float) -> Tensor:
+    return torch.empty_like(values[-1])
 
-    ``backward`` returns the gradient of the query, then of each value. Only the inputs are kept between the two.
+
+def link(forward: CustomOpDef, backward: CustomOpDef, outputs_like: Callable = _output_like) -> None:
+    """Make ``forward(values, query, eps)`` differentiable by ``backward(values, query, eps, *kept, grad)``.
+
+    Args:
+        forward: Returns the output, or a tuple: the output and others without a gradient, all kept for ``backward``.
+        backward: Given the gradient of the output, returns that of the query, then of each value.
+        outputs_like: What ``forward`` returns, in shapes alone.
     """
 
-    def output_like(values: Sequence[Tensor], query: Tensor, eps: float) -> Tensor:
-        return torch.empty_like(values[-1])
-
-    def gradients_like(values: Sequence[Tensor], query: Tensor, eps: float, grad: Tensor) -> list[Tensor]:
+    def gradients_like(values: Sequence[Tensor], query: Tensor, eps: float, *rest: Tensor) -> list[Tensor]:
         return [torch.empty_like(query), *(torch.empty_like(value) for value in values)]
 
-    def save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor) -> None:
+    def save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor | tuple[Tensor, ...]) -> None:
         values, query, ctx.eps = inputs
-        ctx.save_for_backward(query, *values)
+        kept = output if isinstance(output, tuple) else ()
+        ctx.kept = len(kept)
+        ctx.save_for_backward(query, *kept, *values)
 
-    def differentiate(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple:
-        query, *values = ctx.saved_tensors
-        query_gradient, *gradients = backward(values, query, ctx.eps, grad)
+    def differentiate(ctx: torch.autograd.function.FunctionCtx, grad: Tensor, *unused: Tensor) -> tuple:
+        query, *saved = ctx.saved_tensors
+        kept, values = saved[: ctx.kept], saved[ctx.kept :]
+        query_gradient, *gradients = backward(values, query, ctx.eps, *kept, grad)
         return gradients, query_gradient, None
 
-    forward.register_fake(output_like)
+    forward.register_fake(outputs_like)
     backward.register_fake(gradients_like)
     forward.register_autograd(differentiate, setup_context=save)
 

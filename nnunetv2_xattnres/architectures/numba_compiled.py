@@ -9,15 +9,16 @@ from numba import carray, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+# sums in any order, as vector instructions need; but NaN and infinity stay what they are
+OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "arcp", "nsz"}}
+
 
 def compiled(function: Callable) -> Callable:
     """Compile on the first call, and keep the result on disk for the next process."""
-    # sums in any order, as vector instructions need; but NaN and infinity stay what they are
-    options = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "arcp", "nsz"}}
     try:
-        return njit(cache=True, **options)(function)
+        return njit(cache=True, **OPTIONS)(function)
     except RuntimeError:  # no folder can be written to: compile anew in each process
-        return njit(**options)(function)
+        return njit(**OPTIONS)(function)
 
 
 @intrinsic

@@ -6,6 +6,7 @@ layout, ``int64[6]``, is the address of its first element, then the strides of t
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -37,14 +38,43 @@ def threads_for(elements: int) -> int:
 
 
 def in_threads(work: Callable[[T], None], items: Iterable[T], threads: int) -> None:
-    """Call ``work`` on every item.
+    """Call ``work`` on every item, in the OpenMP threads in which PyTorch computes, or else in Python's.
 
-    The threads are Python's, which a compiled function does not hold up. Numba's own may neither be forked, as
-    nnU-Net's data loading does, nor be used from two threads at once.
+    A compiled function does not hold up other threads. Threads of its own would: PyTorch's spin for some milliseconds
+    after each operation, and two sets of threads on the same cores make each wait for the other.
     """
     if threads == 1:
         for item in items:
             work(item)
-    else:
+    elif _OPENMP is None:
         with ThreadPoolExecutor(threads) as executor:
             list(executor.map(work, items))
+    else:
+        waiting, errors = iter(list(items)), []
+
+        def run(_data: int | None) -> None:
+            try:
+                for item in waiting:  # shared by the threads
+                    work(item)
+            except BaseException as error:
+                errors.append(error)
+
+        _OPENMP(_REGION(run), None, threads, 0)
+        if errors:
+            raise errors[0]
+
+
+_REGION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+def _openmp_parallel() -> Callable | None:
+    """``GOMP_parallel`` of the OpenMP library that PyTorch is linked with: GNU's has it, and LLVM's on Linux."""
+    try:
+        parallel = ctypes.CDLL(torch._C.__file__).GOMP_parallel  # looked up in the libraries it depends on as well
+    except (AttributeError, OSError):
+        return None
+    parallel.argtypes, parallel.restype = (_REGION, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
+    return parallel
+
+
+_OPENMP = _openmp_parallel()

@@ -158,10 +158,18 @@ class XAttnRes(nn.Module):
             size = [min(have, want) for have, want in zip(feature.shape[2:], x.shape[2:], strict=True)]
             if size != list(feature.shape[2:]):
                 feature = history.pooled(index, size) if isinstance(history, History) else _max_pool(feature, size)
-            values.append(project(feature))
+            values.append(feature if isinstance(project, nn.Identity) else _project(feature, project.weight))
             if values[-1].shape[1] > feature.shape[1]:
                 recipes.append(_Recipe(values[-1], feature, project.weight))
         return [*values, x], recipes
+
+
+def _project(feature: Tensor, weight: Tensor) -> Tensor:
+    """1x1 convolution; on a CPU a product of matrices, for which no channels have to be put in another order."""
+    if feature.device.type == "cpu" and feature.is_contiguous():
+        matrices = weight.flatten(1).expand(feature.shape[0], -1, -1)
+        return torch.bmm(matrices, feature.flatten(2)).unflatten(2, feature.shape[2:])
+    return (F.conv2d if feature.ndim == 4 else F.conv3d)(feature, weight)
 
 
 class _Recipe(NamedTuple):
@@ -188,7 +196,7 @@ def _recomputed(recipes: Sequence[_Recipe]) -> AbstractContextManager[None]:
             return packed
         feature, weight, dtype = packed
         with torch.no_grad(), _without_autocast(feature):
-            return (F.conv2d if feature.ndim == 4 else F.conv3d)(feature.to(dtype), weight.to(dtype))
+            return _project(feature.to(dtype), weight.to(dtype))
 
     return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
 
