@@ -22,14 +22,15 @@ def stretch(source, left, near, far, target):
         for x in range(wide):
             target[x] = near[x] * source[left[x] + 1] + far[x] * source[left[x] + 2]
         return
-    half = times // 2
-    ramp = far[half : half + times]
     if times == 2:
+        quarter, rest = target.dtype.type(0.25), target.dtype.type(0.75)
         for x in range(width):
             a, b, c = source[x], source[x + 1], source[x + 2]
-            target[2 * x] = ramp[0] * a + ramp[1] * b
-            target[2 * x + 1] = ramp[1] * b + ramp[0] * c
+            target[2 * x] = quarter * a + rest * b
+            target[2 * x + 1] = rest * b + quarter * c
         return
+    half = times // 2
+    ramp = far[half : half + times]
     for x in range(half):
         target[x], target[wide - 1 - x] = source[1], source[width]
     if times == 4:
@@ -60,16 +61,17 @@ def shrink(source, left, right, near, far, target):
             target[left[x]] += near[x] * source[x]
             target[right[x]] += far[x] * source[x]
         return
+    if times == 2:
+        quarter, rest = target.dtype.type(0.25), target.dtype.type(0.75)
+        target[0] = rest * (source[0] + source[1]) + quarter * source[0]
+        for x in range(1, width):
+            target[x] = rest * (source[2 * x] + source[2 * x + 1]) + quarter * source[2 * x - 1]
+        for x in range(width - 1):
+            target[x] += quarter * source[2 * x + 2]
+        target[width - 1] += quarter * source[wide - 1]
+        return
     half = times // 2
     ramp = far[half : half + times]
-    if times == 2:
-        target[0] = ramp[1] * (source[0] + source[1]) + ramp[0] * source[0]
-        for x in range(1, width):
-            target[x] = ramp[1] * (source[2 * x] + source[2 * x + 1]) + ramp[0] * source[2 * x - 1]
-        for x in range(width - 1):
-            target[x] += ramp[0] * source[2 * x + 2]
-        target[width - 1] += ramp[0] * source[wide - 1]
-        return
     for x in range(half):
         target[0] += source[x]
         target[width - 1] += source[wide - 1 - x]

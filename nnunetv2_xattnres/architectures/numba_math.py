@@ -15,7 +15,7 @@ from nnunetv2_xattnres.architectures.numba_compiled import OPTIONS
 LOWEST = np.float32(-87)  # below, single precision has no normal number
 LOG2_E = np.float32(1.44269504)
 LN_2 = np.float32(0.693359375), np.float32(-2.12194440e-4)  # a sum, so that its products are exact
-# e^r = 1 + r + r^2 P(r) for |r| <= ln 2 / 2, to half a unit in the last place
+# e^r = 1 + r + r^2 P(r) for |r| <= ln 2 / 2, to about one unit in the last place
 P = tuple(map(np.float32, (1.98756915e-4, 1.39819995e-3, 8.33345192e-3, 4.16657959e-2, 1.66666655e-1, 5.00000012e-1)))
 
 
@@ -32,7 +32,8 @@ def exponential(x: float) -> float:
     return np.exp(x)
 
 
-@overload(exponential, jit_options=OPTIONS)
+# not in any order: the two parts of ln 2 are subtracted one after the other
+@overload(exponential, jit_options={**OPTIONS, "fastmath": {"contract", "nsz"}})
 def _exponential(x) -> Callable:
     if x != types.float32:
         return lambda x: np.exp(x)
