@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 
 from numba import carray, njit, types
 from numba.core import cgutils
@@ -12,9 +14,15 @@ from numba.extending import intrinsic
 # sums in any order, as vector instructions need; but NaN and infinity stay what they are
 OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "arcp", "nsz"}}
 
+# part of the names of the files on disk: Numba notices a change in a function, but none in those that it calls
+_SOURCES = hashlib.sha256()
+for _file in sorted(Path(__file__).parent.glob("numba_*.py")):
+    _SOURCES.update(_file.read_bytes())
+
 
 def compiled(function: Callable) -> Callable:
     """Compile on the first call, and keep the result on disk for the next process."""
+    function.__qualname__ += f"_{_SOURCES.hexdigest()[:8]}"
     try:
         return njit(cache=True, **OPTIONS)(function)
     except RuntimeError:  # no folder can be written to: compile anew in each process
