@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.library import CustomOpDef
 
 
-def _output_like(values: Sequence[Tensor], query: Tensor, eps: float) -> Tensor:
-    return torch.empty_like(values[-1])
+def link(forward: CustomOpDef, backward: CustomOpDef) -> None:
+    """Make ``forward(values, query, eps)`` differentiable by ``backward(values, query, eps, grad)``.
 
-
-def link(forward: CustomOpDef, backward: CustomOpDef, outputs_like: Callable = _output_like) -> None:
-    """Make ``forward(values, query, eps)`` differentiable by ``backward(values, query, eps, *kept, grad)``.
-
-    Args:
-        forward: Returns the output, or a tuple: the output and others without a gradient, all kept for ``backward``.
-        backward: Given the gradient of the output, returns that of the query, then of each value.
-        outputs_like: What ``forward`` returns, in shapes alone.
+    ``backward`` returns the gradient of the query, then of each value. Only the inputs are kept between the two.
     """
 
-    def gradients_like(values: Sequence[Tensor], query: Tensor, eps: float, *rest: Tensor) -> list[Tensor]:
+    def output_like(values: Sequence[Tensor], query: Tensor, eps: float) -> Tensor:
+        return torch.empty_like(values[-1])
+
+    def gradients_like(values: Sequence[Tensor], query: Tensor, eps: float, grad: Tensor) -> list[Tensor]:
         return [torch.empty_like(query), *(torch.empty_like(value) for value in values)]
 
-    def save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor | tuple[Tensor, ...]) -> None:
+    def save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor) -> None:
         values, query, ctx.eps = inputs
-        kept = output if isinstance(output, tuple) else ()
-        ctx.kept = len(kept)
-        ctx.save_for_backward(query, *kept, *values)
+        ctx.save_for_backward(query, *values)
 
-    def differentiate(ctx: torch.autograd.function.FunctionCtx, grad: Tensor, *unused: Tensor) -> tuple:
-        query, *saved = ctx.saved_tensors
-        kept, values = saved[: ctx.kept], saved[ctx.kept :]
-        query_gradient, *gradients = backward(values, query, ctx.eps, *kept, grad)
+    def differentiate(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple:
+        query, *values = ctx.saved_tensors
+        query_gradient, *gradients = backward(values, query, ctx.eps, grad)
         return gradients, query_gradient, None
 
-    forward.register_fake(outputs_like)
+    forward.register_fake(output_like)
     backward.register_fake(gradients_like)
     forward.register_autograd(differentiate, setup_context=save)
 

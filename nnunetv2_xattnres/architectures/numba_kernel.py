@@ -29,6 +29,7 @@ BLOCK_PIXELS = 256  # at least, of short rows: loops that are long enough for ve
 Box = tuple[int, int, int, int, int]
 
 
+@torch.library.custom_op("xattnres::aggregate_numba", mutates_args=(), device_types="cpu")
 def aggregate(values: Sequence[Tensor], query: Tensor, eps: float) -> Tensor:
     """Softmax mixture of ``values``, the last of which has the size of the output; smaller ones are interpolated.
 
@@ -37,41 +38,27 @@ def aggregate(values: Sequence[Tensor], query: Tensor, eps: float) -> Tensor:
         query: ``[C]``, the pseudo-query times the RMSNorm scale.
         eps: Added to the mean square.
     """
-    return _mix(values, query, eps)[0]
-
-
-@torch.library.custom_op("xattnres::aggregate_numba", mutates_args=(), device_types="cpu")
-def _mix(values: Sequence[Tensor], query: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The mixture, and the log-sum-exp of the logits, ``[B, 1, *S]``."""
     from nnunetv2_xattnres.architectures.numba_rows import mix  # imports Numba, which takes half a second
 
     call = _Call(values, query, eps)
     out = torch.empty_like(values[-1], dtype=call.dtype)
-    log_sums = torch.empty_like(out[:, :1])
-    targets = layout(out), layout(log_sums)
-    call.for_each_box(lambda box: mix(*call.arguments, box, *targets))
-    return out.to(values[-1].dtype), log_sums
-
-
-def _outputs_like(values: Sequence[Tensor], query: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    out = torch.empty_like(values[-1])
-    return out, torch.empty_like(out[:, :1], dtype=torch.promote_types(out.dtype, torch.float32))
+    target = layout(out)
+    call.for_each_box(lambda box: mix(*call.arguments, box, target))
+    return out.to(values[-1].dtype)
 
 
 @torch.library.custom_op("xattnres::aggregate_numba_backward", mutates_args=(), device_types="cpu")
-def _mix_backward(
-    values: Sequence[Tensor], query: Tensor, eps: float, out: Tensor, log_sums: Tensor, grad: Tensor
-) -> list[Tensor]:
+def aggregate_backward(values: Sequence[Tensor], query: Tensor, eps: float, grad: Tensor) -> list[Tensor]:
     """Gradients of :func:`aggregate`: of the query, then of each value.
 
     With V the aligned entries, r = 1/rms, l = r <q, V>, a = softmax(l) and G the gradient of the output:
-    dl_n = a_n (<G, V_n> - <G, out>), dV_n = a_n G + dl_n r_n q - (dl_n l_n r_n^2 / C) V_n.
+    dl_n = a_n (<G, V_n> - sum_m a_m <G, V_m>), dV_n = a_n G + dl_n r_n q - (dl_n l_n r_n^2 / C) V_n.
     """
     from nnunetv2_xattnres.architectures.numba_rows import differentiate
 
     call = _Call(values, query, eps)
-    out, grad = out.to(call.dtype), grad.to(call.dtype)
-    sources = layout(out), layout(log_sums), layout(grad)
+    grad = grad.to(call.dtype)
+    upstream = layout(grad)
     gradients = [
         torch.empty_like(value, dtype=call.dtype) if full else torch.zeros_like(value, dtype=call.dtype)
         for value, full in zip(values, call.full, strict=True)
@@ -90,7 +77,7 @@ def _mix_backward(
                 own = torch.zeros_like(part)
                 layouts.append(layout(own, origin))
                 shared.append((part, own))
-        differentiate(*call.arguments, box, *sources, np.stack(layouts), own_query_gradient)
+        differentiate(*call.arguments, box, upstream, np.stack(layouts), own_query_gradient)
         with lock:
             query_gradient.add_(torch.from_numpy(own_query_gradient))
             for part, own in shared:
@@ -103,7 +90,7 @@ def _mix_backward(
     ]
 
 
-link(_mix, _mix_backward, _outputs_like)
+link(aggregate, aggregate_backward)
 
 
 class _Call:

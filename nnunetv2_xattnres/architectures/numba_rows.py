@@ -7,8 +7,8 @@ A tile is a row of one entry, or several short ones, ``[C, pixels]``. An entry t
 widened, a row at a time, into one of two slots, even rows in the first, odd rows in the second: an output row lies
 between two neighbours, and neighbouring output rows mostly lie between the same two. Gradients go the same way back.
 
-Entries come one after the other, and a tile is done with before the next one is made: the softmax is a running one,
-scaled anew where a larger logit comes. Its log-sum-exp is kept, so that the backward pass has each weight at once.
+Forward, a tile is done with before that of the next entry is made: the softmax is a running one, scaled anew where a
+larger logit comes. Backward, the tiles of all entries are made before the first gradient, which needs all weights.
 """
 # ruff: noqa: ANN001, ANN201, ANN202 - Numba functions: the arguments are arrays, and compiled for whatever they are
 
@@ -191,8 +191,8 @@ def _add(tile, pixels, keep, take, mixed):
 
 
 @compiled
-def mix(layouts, full, taps, size, query, eps, height, box, out, log_sums):
-    """Write the box ``(image, first and last slice, first and last row)`` of the output (eq. 8) and the log-sum-exp."""
+def mix(layouts, full, taps, size, query, eps, height, box, out):
+    """Write the box ``(image, first and last slice, first and last row)`` of the output (eq. 8)."""
     b, first_slice, last_slice, first_row, last_row = box
     entries, channels, width = layouts.shape[0], query.shape[0], size[2]
     zero, one = query.dtype.type(0), query.dtype.type(1)
@@ -221,23 +221,36 @@ def mix(layouts, full, taps, size, query, eps, height, box, out, log_sums):
                     largest[p] = logit[p] if step > zero else largest[p]
                     total[p] = keep[p] * total[p] + take[p]
                 _add(tile, pixels, keep, take, mixed)
-            for p in range(pixels):
-                largest[p] += np.log(total[p])
-                total[p] = one / total[p]
             for c in range(channels):
                 s = mixed[c]
                 for p in range(pixels):
-                    s[p] *= total[p]
+                    s[p] /= total[p]
             for row in rows:
                 _write(out, b, d, row, mixed, (row - h) * width, width)
-                _write(log_sums, b, d, row, pixel[2:3], (row - h) * width, width)
 
 
 @compiled
-def differentiate(
-    layouts, full, taps, size, query, eps, height, box, out, log_sums, upstream, gradients, query_gradient
-):
-    """Write or add the box's part of all gradients; see ``_mix_backward`` for the equations."""
+def _softmax(logits, pixels, weights):
+    """The weight of every entry, ``[n, pixels]`` (eq. 7)."""
+    entries = logits.shape[0]
+    largest, total = weights[0], weights[entries]  # the last row is for the sum
+    largest[:pixels] = logits[0, :pixels]
+    for n in range(1, entries):
+        for p in range(pixels):
+            largest[p] = max(largest[p], logits[n, p])
+    total[:pixels] = 0
+    for n in range(entries - 1, -1, -1):
+        for p in range(pixels):
+            weights[n, p] = exponential(logits[n, p] - largest[p])
+            total[p] += weights[n, p]
+    for n in range(entries):
+        for p in range(pixels):
+            weights[n, p] /= total[p]
+
+
+@compiled
+def differentiate(layouts, full, taps, size, query, eps, height, box, upstream, gradients, query_gradient):
+    """Write or add the box's part of all gradients; see ``aggregate_backward`` for the equations."""
     b, first_slice, last_slice, first_row, last_row = box
     entries, channels, width = layouts.shape[0], query.shape[0], size[2]
     share = query.dtype.type(-1) / query.dtype.type(channels)
@@ -245,9 +258,10 @@ def differentiate(
     slots = np.empty((entries, 2, channels, width), query.dtype)
     gradient_slots = np.zeros((entries, 2, channels, width), query.dtype)
     held, gradient_held = np.empty((entries, 2), np.int64), np.empty((entries, 2), np.int64)
-    tile = np.empty((channels, width * height), query.dtype)
-    incoming, pixel = np.empty_like(tile), np.empty((6, width * height), query.dtype)
-    logit, rstd, mean, weight, along_query, log_sum = pixel[0], pixel[1], pixel[2], pixel[3], pixel[4], pixel[5]
+    tiles = np.empty((entries, channels, width * height), query.dtype)
+    incoming, mean = np.empty_like(tiles[0]), np.empty(width * height, query.dtype)
+    logits, weights = np.empty_like(tiles[:, 0]), np.empty((entries + 1, width * height), query.dtype)
+    rstds, agreements = np.empty_like(logits), np.empty_like(logits)
     for d in range(first_slice, last_slice):
         held[:] = -1
         gradient_held[:] = -1
@@ -256,28 +270,29 @@ def differentiate(
             pixels = len(rows) * width
             for row in rows:
                 _read(upstream, b, d, row, incoming, (row - h) * width, width)
-                _read(out, b, d, row, tile, (row - h) * width, width)
-                _read(log_sums, b, d, row, pixel[5:6], (row - h) * width, width)
-            _products(tile, incoming, pixels, mean)
             for n in range(entries):
-                _fill(layouts[n], full[n], taps, n, size, b, d, rows, line, slots[n], held[n], tile)
-                _attend(tile, pixels, query, eps, logit, rstd)
-                _products(tile, incoming, pixels, along_query)
-                along_value = logit
+                _fill(layouts[n], full[n], taps, n, size, b, d, rows, line, slots[n], held[n], tiles[n])
+                _attend(tiles[n], pixels, query, eps, logits[n], rstds[n])
+                _products(tiles[n], incoming, pixels, agreements[n])
+            _softmax(logits, pixels, weights)
+            mean[:pixels] = 0
+            for n in range(entries):
                 for p in range(pixels):
-                    weight[p] = exponential(logit[p] - log_sum[p])
-                    along_query[p] = weight[p] * (along_query[p] - mean[p]) * rstd[p]
-                    along_value[p] *= along_query[p] * rstd[p] * share
+                    mean[p] += weights[n, p] * agreements[n, p]
+            for n in range(entries):
+                weight, along_query, along_value = weights[n], agreements[n], logits[n]
+                for p in range(pixels):
+                    along_query[p] = weight[p] * (along_query[p] - mean[p]) * rstds[n, p]
+                    along_value[p] *= along_query[p] * rstds[n, p] * share
                 for c in range(channels):
-                    value, g, q = tile[c], incoming[c], query[c]
+                    value, g, q = tiles[n, c], incoming[c], query[c]
                     total = query.dtype.type(0)
                     for p in range(pixels):
                         total += along_query[p] * value[p]
                         value[p] = weight[p] * g[p] + along_query[p] * q + along_value[p] * value[p]
                     query_gradient[c] += total
-                _spill(
-                    gradients[n], full[n], taps, n, size, b, d, rows, line, gradient_slots[n], gradient_held[n], tile
-                )
+                _spill(gradients[n], full[n], taps, n, size, b, d, rows, line, gradient_slots[n], gradient_held[n],
+                       tiles[n])  # fmt: skip
         for n in range(entries):
             for slot in range(2):
                 if not full[n] and gradient_held[n, slot] >= 0:

@@ -116,7 +116,9 @@ class XAttnRes(nn.Module):
         aggregate = kernels_for(x.device.type).aggregate
         values, recipes = self._values(history, x)
         with _recomputed(recipes):
-            return aggregate(values, self._scaled_query(x), self.eps)
+            mixed = aggregate(values, self._scaled_query(x), self.eps)
+        recipes.clear()  # PyTorch keeps the hooks, and so all that they refer to, until the backward pass
+        return mixed
 
     def routing_weights(self, history: Sequence[Tensor] | History, x: Tensor) -> Tensor:
         """The softmax weights (eq. 7), ``[B, K+1, *S]`` in float32: the history's entries in order, then ``x``."""
@@ -149,7 +151,7 @@ class XAttnRes(nn.Module):
         """Every entry pooled and projected but not yet interpolated (eq. 4), and ``x``.
 
         A 1x1 convolution commutes with linear interpolation, so projecting first is exact and costs least. Also
-        returned is how to make again what a projection has made larger.
+        returned is how to make the projected ones again.
         """
         if len(history) != len(self.projections):
             raise ValueError(f"built for {len(self.projections)} history entries, called with {len(history)}")
@@ -158,8 +160,10 @@ class XAttnRes(nn.Module):
             size = [min(have, want) for have, want in zip(feature.shape[2:], x.shape[2:], strict=True)]
             if size != list(feature.shape[2:]):
                 feature = history.pooled(index, size) if isinstance(history, History) else _max_pool(feature, size)
-            values.append(feature if isinstance(project, nn.Identity) else _project(feature, project.weight))
-            if values[-1].shape[1] > feature.shape[1]:
+            if isinstance(project, nn.Identity):
+                values.append(feature)
+            else:
+                values.append(_project(feature, project.weight))
                 recipes.append(_Recipe(values[-1], feature, project.weight))
         return [*values, x], recipes
 
@@ -181,7 +185,10 @@ class _Recipe(NamedTuple):
 
 
 def _recomputed(recipes: Sequence[_Recipe]) -> AbstractContextManager[None]:
-    """Let autograd keep the recipe of a tensor instead of the tensor; the compiler decides for itself what to keep."""
+    """Let autograd keep the recipe of a tensor, whose parts it keeps anyway, instead of the tensor.
+
+    The compiler decides for itself what to keep.
+    """
     if not recipes or torch.compiler.is_compiling():
         return nullcontext()
 

@@ -1,5 +1,6 @@
 import copy
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -211,6 +212,21 @@ def test_it_imports_torch_alone():
     source = Path(xattnres.__file__).read_text()
     imports = {line.split()[1].split(".")[0] for line in source.splitlines() if line.startswith(("import ", "from "))}
     assert imports - sys.stdlib_module_names == {"torch"}
+
+
+def test_no_projected_entry_is_kept_for_the_backward_pass(kernel, monkeypatch):
+    projected, project = [], xattnres._project
+
+    def remembered(*args):
+        value = project(*args)
+        projected.append(weakref.ref(value))
+        return value
+
+    monkeypatch.setattr(xattnres, "_project", remembered)
+    module, history, x = build("2d larger, smaller, equal", torch.float32)
+    out = module(history, x)
+    assert projected and not any(value() is not None for value in projected)
+    out.sum().backward()
 
 
 @pytest.mark.slow
