@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 from nnunetv2_xattnres.benchmark.cases import CASE_NAMES
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure and print; every ratio is from rounds in which the forms take turns."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or PyTorch's profiler notes each of its starts between the rows
     import torch
 
     from nnunetv2_xattnres.benchmark import measure, scaling, tables
