@@ -71,20 +71,10 @@ class NNUNet:
         return done
 
 
-@pytest.fixture
-def nnunet(tmp_path: Path) -> NNUNet:
-    """nnU-Net's commands, in folders that live as long as the test."""
-    return make_nnunet(tmp_path)
-
-
 @pytest.fixture(scope="module")
 def module_nnunet(tmp_path_factory: pytest.TempPathFactory) -> NNUNet:
-    """The same, for the tests of one module that build on each other's results."""
-    return make_nnunet(tmp_path_factory.mktemp("nnunet"))
-
-
-def make_nnunet(root: Path) -> NNUNet:
-    nnunet = NNUNet(root)
+    """nnU-Net's commands, for the tests of one module that build on each other's results."""
+    nnunet = NNUNet(tmp_path_factory.mktemp("nnunet"))
     for folder in (nnunet.raw, nnunet.preprocessed, nnunet.results):
         folder.mkdir()
     return nnunet
