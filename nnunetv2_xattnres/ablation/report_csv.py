@@ -60,6 +60,7 @@ def difference_table(results: Results) -> str:
         "low",
         "high",
         "cases",
+        "left_out",
         "seed_spread",
         "seed_p",
         "reading",

@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nnunetv2_xattnres.ablation.observe import Observation
 from nnunetv2_xattnres.ablation.report_data import NETWORK_NAMES, Configuration, Results, variant_name
 from nnunetv2_xattnres.ablation.statistics import nanmean
-from nnunetv2_xattnres.evaluation.scores import find_reader
+from nnunetv2_xattnres.evaluation.files import read_scores
+from nnunetv2_xattnres.evaluation.scores import find_reader, mean
 from nnunetv2_xattnres.visualization.overlay import overlay, resize, to_rgb
 
 CASES = 4
@@ -98,9 +100,10 @@ def make_panel(results: Results, case: str) -> Panel:
     for item in results.configurations:
         found = find_prediction(results, item, f"{case}{ending}")
         if found is not None:
-            seed_index, file = found
+            observation, file = found
             predicted = resize(reader.read_seg(str(file))[0][0, place], spacing, WIDTH, labels=True)
-            dice = float(nanmean(item.scores["dice"][seed_index, results.cases.index(case)], 0))
+            rows = read_scores(results.study.scores_file(observation.cell))["cases"]
+            dice = mean([row["dice"] for row in rows if row["case"] == case])
             name = variant_name(item.variant)
             network = NETWORK_NAMES.get(item.network, item.network)
             title = f"{network}: {name}" if len(results.networks) > 1 else name
@@ -109,14 +112,14 @@ def make_panel(results: Results, case: str) -> Panel:
     return Panel(case, tiles)
 
 
-def find_prediction(results: Results, item: Configuration, file: str) -> tuple[int, Path] | None:
-    """The prediction of the first seed that has the case: the seed's place in the scores, and the file."""
-    for index, seed in enumerate(item.seeds):
+def find_prediction(results: Results, item: Configuration, file: str) -> tuple[Observation, Path] | None:
+    """The prediction of the first seed, and fold, that has the case: where it was made, and the file."""
+    for seed in item.seeds:
         for observation in results.complete:
             if (observation.cell.configuration, observation.cell.seed) == (item.name, seed):
                 path = results.study.cell_folder(observation.cell) / "predictions" / file
                 if path.is_file():
-                    return index, path
+                    return observation, path
     return None
 
 

@@ -164,8 +164,8 @@ def _distance_notes(results: Results) -> list[str]:
     found = [f"{title} {count}" for title, count in counts.items() if count]
     if not found:
         return []
-    text = "Where only one of reference and prediction has the class, HD95 is not defined and left out of its mean: "
-    return [text + ", ".join(found) + " (over all seeds, cases and classes)."]
+    text = "HD95 is not defined, and left out of its mean, where only one of reference and prediction has the class: "
+    return [text + ", ".join(found) + " (over all seeds, cases and classes). Δ leaves such a case out on both sides."]
 
 
 def _delta_row(base: Configuration, item: Configuration, classes: int) -> Row:

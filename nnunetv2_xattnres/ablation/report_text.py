@@ -22,6 +22,8 @@ READING = [
     "± is the standard deviation over seeds of the mean over cases, then over classes.",
     "Δ: difference in points of Dice, paired by case, seeds averaged first. The interval is a bootstrap over cases, "
     "not corrected for the number of comparisons; it knows nothing of the randomness of training.",
+    '"Left out": classes in cases for which not every run of both has a score. Δ leaves them out and the means do not, '
+    "so that it can differ from the difference of the means.",
     '"Within seed spread": the difference is no larger than the standard deviation of the difference between two '
     'single runs, so other seeds may turn it around. "Better" and "worse" need both: an interval without 0, and '
     "seeds that settle it by themselves (Welch's t test at 5\u00a0%).",

@@ -12,6 +12,7 @@ from scipy import stats
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
+ROUNDING = 1e-9  # equal means over equal seeds differ by less
 
 
 class Spread(NamedTuple):
@@ -29,7 +30,8 @@ class Difference(NamedTuple):
         value: Mean paired difference: over cases, then labels, seeds averaged first.
         low: Lower end of the bootstrap interval over cases, NaN with fewer than two cases.
         high: Its upper end.
-        cases: Cases that both have scored.
+        cases: Cases that are compared.
+        left_out: Scores of a class in a case that some runs have and others have not: they count in means, not here.
         seed_spread: Standard deviation of the difference between two single runs, NaN with a single seed.
         seed_p: p value of Welch's t test on the seeds' means, NaN with a single seed or without any spread.
         reading: The same in words.
@@ -39,6 +41,7 @@ class Difference(NamedTuple):
     low: float
     high: float
     cases: int
+    left_out: int
     seed_spread: float
     seed_p: float
     reading: str
@@ -66,25 +69,32 @@ def paired_difference(baseline: np.ndarray, variant: np.ndarray, higher_is_bette
     the spread of single runs is "within seed spread", and it is "better" or "worse" only where the interval leaves 0
     out and the seeds by themselves settle it too (Welch's t test at 5 %).
 
+    Compared is what every run of both has scored. A class that only some runs found in a case has no HD95 in the
+    others, and one that is neither there nor found has no Dice: such scores are counted and left out.
+
     Args:
         baseline: Array (seeds, cases, labels).
         variant: Array (seeds, cases, labels): same cases and labels, any number of seeds.
         higher_is_better: False for distances.
     """
-    differences = nanmean(variant, 0) - nanmean(baseline, 0)
-    used = ~np.isnan(differences).all(axis=1)
-    differences = differences[used]
-    cases = int(used.sum())
+    scored = ~np.isnan(np.concatenate([baseline, variant]))
+    compared = scored.all(axis=0)
+    used = compared.any(axis=1)
+    cases, left_out = int(used.sum()), int((scored.any(axis=0) & ~compared).sum())
     if not cases:
         nan = float("nan")
-        return Difference(nan, nan, nan, 0, nan, nan, "no case in common")
+        return Difference(nan, nan, nan, 0, left_out, nan, nan, "no case in common")
+    baseline, variant = (np.where(compared, scores, np.nan)[:, used] for scores in (baseline, variant))
+    differences = variant.mean(axis=0) - baseline.mean(axis=0)
     value = float(nanmean(nanmean(differences, 0), 0))
     low, high = bootstrap_interval(differences)
     both = spread(baseline), spread(variant)
     seed_spread = float(np.hypot(both[0].sd, both[1].sd))
-    seed_p = _seed_test(seed_means(baseline), seed_means(variant)) if seed_spread > 0 else float("nan")
+    seed_p = _seed_test(seed_means(baseline), seed_means(variant)) if seed_spread > ROUNDING else float("nan")
     reading = _read(value, low, high, seed_spread, seed_p, higher_is_better)
-    return Difference(value, low, high, cases, seed_spread, seed_p, reading)
+    if left_out:
+        reading += f" ({left_out} left out)"
+    return Difference(value, low, high, cases, left_out, seed_spread, seed_p, reading)
 
 
 def bootstrap_interval(differences: np.ndarray, resamples: int = RESAMPLES) -> tuple[float, float]:
@@ -117,7 +127,7 @@ def _seed_test(baseline: np.ndarray, variant: np.ndarray) -> float:
 def _read(value: float, low: float, high: float, seed_spread: float, seed_p: float, higher_is_better: bool) -> str:
     if np.isnan(seed_spread):
         return "single run: the seed spread is unknown"
-    if seed_spread == 0:  # networks that learned nothing predict the same: nothing, or everything
+    if seed_spread <= ROUNDING:  # networks that learned nothing predict the same: nothing, or everything
         return "no spread: all seeds score the same"
     if abs(value) <= seed_spread:
         return "within seed spread"

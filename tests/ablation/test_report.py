@@ -134,6 +134,16 @@ def test_every_configuration_is_pictured(page, study):
     assert (prediction != reference).any()
 
 
+def test_the_dice_below_a_picture_is_that_of_the_picture(tmp_path, monkeypatch):
+    """Two folds predict the same test set: pictured is one of them, and not their mean."""
+    folder = make_study(tmp_path, folds=(0, 1), seeds=(0,))
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    panel = make_panels(load_results(folder))[0][0]
+    rows = read_scores(folder / "cells" / "2d_baseline__fold0__seed0" / "scores.json")["cases"]
+    (dice,) = (row["dice"] for row in rows if row["case"] == panel.case)
+    assert panel.tiles[2].caption == f"{100 * dice:.1f}"
+
+
 def test_pictured_cases_are_spread_over_the_scores(study):
     results = load_results(study)
     scores = np.mean([item.scores["dice"].mean(axis=0)[:, 0] for item in results.configurations], axis=0)
@@ -222,7 +232,7 @@ def test_predictions_without_the_class_are_counted(changing):
     scores["cases"][1].update(dice=0.0, iou=0.0, hd95=float("nan"))
     write_scores(scores, path)
     notes = " ".join(all_tables(load_results(changing))[0].notes)
-    assert "left out of its mean: U-Net (no skip) 2 (over" in notes
+    assert "has the class: U-Net (no skip) 2 (over" in notes
 
 
 def test_without_images_the_masks_are_still_shown(changing, study, monkeypatch, tmp_path):

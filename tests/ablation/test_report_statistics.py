@@ -114,6 +114,30 @@ def test_one_seed_proves_nothing():
     assert paired_difference(base, variant).reading == "single run: the seed spread is unknown"
 
 
+def test_seeds_that_score_the_same_up_to_rounding_have_no_spread():
+    """Nothing was learned: all background, all foreground, whatever the cases' sizes."""
+    rng = np.random.default_rng(6)
+    for _ in range(50):
+        base = np.zeros((3, 40, 1)) + rng.uniform(0, 0.1, size=(1, 40, 1))
+        variant = np.zeros((3, 40, 1)) + rng.uniform(0.1, 0.3, size=(1, 40, 1))
+        variant[1:] += 1e-17 * rng.normal(size=(2, 40, 1)) + 1e-16  # the same sum in another order
+        assert paired_difference(base, variant).reading == "no spread: all seeds score the same"
+
+
+def test_what_only_some_runs_score_is_left_out_of_the_difference_and_counted():
+    """A lesion invented in healthy cases: the baseline has no Dice there, the variant 0."""
+    rng = np.random.default_rng(7)
+    base = rng.uniform(0.7, 0.9, size=(3, 20, 1))
+    variant = base + 0.05 + rng.normal(0, 1e-3, size=base.shape)
+    base[:, 10:] = NAN
+    variant[:, 10:] = 0
+    variant[2, 0] = NAN  # and one that a single run lacks
+    found = paired_difference(base, variant)
+    assert (found.cases, found.left_out) == (9, 11)
+    assert found.value == pytest.approx((variant - base)[:, 1:10].mean())
+    assert found.reading.endswith("(11 left out)")
+
+
 def test_only_common_cases_count():
     base, variant = np.full((1, 4, 1), 0.5), np.full((1, 4, 1), 0.6)
     base[0, 0], variant[0, 3] = NAN, NAN
