@@ -112,7 +112,7 @@ def predict_command(study: Study, cell: Cell, device: Device, images: Path) -> l
 def evaluate_command(study: Study, cell: Cell, reference: Path, part: bool) -> list[str]:
     """Score the predictions; ``part`` where the reference folder holds more cases than were predicted."""
     command = ["nnunetv2_xattnres", "evaluate", str(reference), str(study.cell_folder(cell) / "predictions")]
-    command += ["--json", str(study.scores_file(cell)), "--convention", study.convention]
+    command += ["--json", str(study.scores_file(cell)), "--convention", study.convention, "--overwrite"]
     return [*command, "--predicted-only"] if part else command
 
 

@@ -1,7 +1,6 @@
 """``nnunetv2_xattnres inspect N``: what is in a raw data set, what is wrong with it, and a picture of its cases."""
 
 import argparse
-import os
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from nnunetv2_xattnres.dataset_conversion.raw_dataset import RawCase, RawDataset
 from nnunetv2_xattnres.dataset_conversion.summary import describe_sizes
 from nnunetv2_xattnres.dataset_conversion.workers import available_cores, map_cases
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.outputs import check_outputs, written
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,12 +37,10 @@ def run(args: argparse.Namespace) -> int:
     """Print the report, write the picture; 1 where something is wrong."""
     dataset = RawDataset.open(args.dataset)
     sheet = args.sheet or Path(f"{dataset.folder.name}_cases.png")
-    if args.cases > 0 and sheet.exists() and not args.overwrite:
-        raise InputError(
-            f"{sheet} exists already: --overwrite replaces it, --sheet PNG names another, --cases 0 draws none"
-        )
-    if args.cases > 0 and not sheet.absolute().parent.is_dir():
-        raise InputError(f"{sheet.absolute().parent}: there is no such folder for the picture")
+    if args.cases > 0:
+        check_outputs([sheet], overwrite=args.overwrite, advice=", --sheet PNG names another, --cases 0 draws none")
+    if args.workers is not None and args.workers < 1:
+        raise InputError(f"--workers {args.workers}: at least 1")
     lines, problems = inspect_dataset(dataset, workers=args.workers)
     print("\n".join(lines))
     if args.cases > 0:
@@ -75,12 +73,16 @@ def inspect_dataset(
         problems.append(f"{dataset.folder / 'dataset.json'}: numTraining is {count}, imagesTr holds {len(training)}")
     digests = {(case.part, case.name): reading.digest for case, reading in zip(cases, readings, strict=True)}
     split_lines, split_problems = _describe_splits(dataset, training, test, digests)
+    if any(reading.counts for reading in readings) and not any(set(reading.counts) - {0} for reading in readings):
+        problems.append(f"{dataset.folder / 'labelsTr'}: no case holds anything but background (0)")
+    notes = [note for reading in readings for note in reading.notes]
     lines = [
         f"{dataset.folder}",
         f"  {dataset.description.get('description', '')}".rstrip(),
         *_describe_cases(readings, len(training), len(test)),
         *_describe_classes(dataset, readings),
         *split_lines,
+        *(["notes", *(f"  - {note}" for note in notes)] if notes else []),
     ]
     return [line for line in lines if line], problems + split_problems
 
@@ -99,7 +101,7 @@ def draw_cases(dataset: RawDataset, path: Path, *, count: int = 12, seed: int = 
         if len(tiles) == count:
             break
         try:
-            image, label, properties = dataset.read(case)
+            image, properties, label, _ = dataset.read(case)
         except Exception:  # reported by `inspect_dataset`
             continue
         if label is not None and label.shape != image.shape[1:]:
@@ -110,14 +112,9 @@ def draw_cases(dataset: RawDataset, path: Path, *, count: int = 12, seed: int = 
         tiles.append(make_tile(title, image, label, properties["spacing"], ct=ct, direction=direction))
     if not tiles:
         return 0
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draw_contact_sheet(
-            partial, tiles, dataset.label_names, f"{dataset.folder.name}: {len(tiles)} of {len(cases)} cases"
-        )
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with written(path) as partial:
+        title = f"{dataset.folder.name}: {len(tiles)} of {len(cases)} cases"
+        draw_contact_sheet(partial, tiles, dataset.label_names, title)
     return len(tiles)
 
 

@@ -7,13 +7,16 @@ import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nnunetv2_xattnres.dataset_conversion.splits import Fold
 from nnunetv2_xattnres.dataset_conversion.staging import raw_folder
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.reading import check_whole, differing_geometry
+
+NOT_FINITE = "holds values that are not finite (NaN or infinity)"
 
 
 @dataclass(frozen=True)
@@ -26,15 +29,28 @@ class RawCase:
     label: Path | None
 
 
+class Volume(NamedTuple):
+    """A case as nnU-Net's reader gives it: image ``(channels, z, y, x)`` and label ``(z, y, x)``, with properties."""
+
+    image: np.ndarray
+    properties: dict[str, Any]
+    label: np.ndarray | None
+    label_properties: dict[str, Any]
+
+
 @dataclass
 class Reading:
-    """What reading a case showed. Sizes and spacings (mm) are in nnU-Net's order, the last axis fastest."""
+    """What reading a case showed. Sizes and spacings (mm) are in nnU-Net's order, the last axis fastest.
+
+    ``problems`` stop nnU-Net; ``notes`` it mentions.
+    """
 
     size: tuple[int, ...] = ()
     spacing: tuple[float, ...] = ()
     counts: dict[int, int] = field(default_factory=dict)
     digest: str = ""
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -52,23 +68,25 @@ class RawDataset:
             InputError: there is none, there are two, or its ``dataset.json`` is missing or broken.
         """
         root = raw_folder(raw)
-        names = sorted(path.name for path in root.glob("Dataset*_*") if path.is_dir())
+        names = sorted(path.name for path in root.glob("Dataset*") if re.match(r"Dataset\d{3}_", path.name))
         found = [name for name in names if name == dataset or (dataset.isdigit() and int(name[7:10]) == int(dataset))]
         if len(found) != 1:
             state = f"belongs to {' and '.join(found)}" if found else "is not there"
             raise InputError(f"{root}: data set {dataset} {state}; there are: {', '.join(names) or 'none'}")
         path = root / found[0] / "dataset.json"
-        try:
-            description = json.loads(path.read_text(encoding="utf-8"))
-            wanted = [key for key in ("channel_names", "labels", "file_ending") if key not in description]
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: cannot be read ({error})") from error
+        description = _read_json(path, dict)
+        wanted = [key for key in ("channel_names", "labels", "file_ending") if key not in description]
         if wanted or "dataset" in description:
             reason = (
                 f"lacks {', '.join(wanted)}" if wanted else 'lists its files under "dataset", which is not supported'
             )
             raise InputError(f"{path}: {reason}")
-        return cls(root / found[0], description)
+        dataset = cls(root / found[0], description)
+        try:
+            dataset.label_names  # noqa: B018 - computed here, so that it fails here
+        except (AttributeError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: labels must be name: value, as nnU-Net v2 writes them") from error
+        return dataset
 
     @property
     def ending(self) -> str:
@@ -88,7 +106,9 @@ class RawDataset:
     def sequences(self) -> dict[str, str]:
         """Case to sequence, from the ``cases.json`` of our converters; empty where that is not known."""
         path = self.folder / "cases.json"
-        cases = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        cases = _read_json(path, object) if path.is_file() else {}
+        if not isinstance(cases, dict) or not all(isinstance(case, dict) for case in cases.values()):
+            return {}  # a file of this name, but not ours
         return {name: case["sequence"] for name, case in cases.items() if case.get("sequence") is not None}
 
     def cases(self, part: str) -> list[RawCase]:
@@ -118,46 +138,81 @@ class RawDataset:
 
     def _read_splits(self, folder: Path) -> list[Fold] | None:
         path = folder / "splits_final.json"
-        try:
-            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-        except ValueError as error:
-            raise InputError(f"{path}: cannot be read ({error})") from error
+        if not path.is_file():
+            return None
+        folds = _read_json(path, list)
+        if not all(isinstance(fold, dict) and {"train", "val"} <= fold.keys() for fold in folds):
+            raise InputError(f'{path}: is not nnU-Net\'s, a list of {{"train": [names], "val": [names]}}')
+        return folds
 
-    def read(self, case: RawCase) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
-        """Image ``(channels, z, y, x)``, label ``(z, y, x)`` or None, and nnU-Net's properties, by nnU-Net's reader."""
+    def read(self, case: RawCase) -> Volume:
+        """Read the case with nnU-Net's reader; a file that cannot be read raises whatever its reader raises."""
+        for path in (*case.images, case.label):
+            try:
+                if path is not None:
+                    check_whole(path)
+            except Exception as error:  # gzip and zlib have several
+                raise ValueError(f"{path.name}: {error}") from error
         reader = self._reader(str(case.images[0]))
         image, properties = reader.read_images([str(path) for path in case.images])
-        label = None if case.label is None else np.asarray(reader.read_seg(str(case.label))[0])[0]
-        return image, label, properties
+        if case.label is None:
+            return Volume(image, properties, None, {})
+        label, label_properties = reader.read_seg(str(case.label))
+        if len(label) != 1:
+            raise ValueError(f"its label has {len(label)} channels, a mask has one")
+        return Volume(image, properties, np.asarray(label)[0], label_properties)
 
     def examine(self, case: RawCase) -> Reading:
         """Read the case and describe it."""
         reading = Reading()
         expected = len(self.description["channel_names"])
         try:
-            image, label, properties = self.read(case)
+            volume = self.read(case)
         except Exception as error:  # each reader has errors of its own
             reading.problems.append(f"{case.images[0]}: case {case.name} cannot be read ({error})")
             return reading
+        image = volume.image
         reading.size = tuple(image.shape[1:])
-        reading.spacing = tuple(float(length) for length in properties["spacing"])
+        reading.spacing = tuple(float(length) for length in volume.properties["spacing"])
         reading.digest = hashlib.sha1(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
         if len(image) != expected:
             reading.problems.append(f"{case.images[0]}: {len(image)} channels, expected {expected}")
-        if label is None:
-            if case.part == "Tr":
-                reading.problems.append(f"{case.images[0]}: has no label in labelsTr")
-            return reading
-        if label.shape != image.shape[1:]:
-            reading.problems.append(f"{case.label}: has the size {label.shape}, its image {image.shape[1:]}")
+        if not np.isfinite(image).all():
+            reading.problems.append(f"{case.images[0]}: {NOT_FINITE}")
+        if volume.label is not None:
+            self._examine_label(case, volume.label, volume, reading)
+        elif case.part == "Tr":
+            reading.problems.append(f"{case.images[0]}: has no label in labelsTr")
+        return reading
+
+    def _examine_label(self, case: RawCase, label: np.ndarray, volume: Volume, reading: Reading) -> None:
+        if label.shape != reading.size:
+            reading.problems.append(f"{case.label}: has the size {label.shape}, its image {reading.size}")
+        spacing = tuple(float(length) for length in volume.label_properties["spacing"])
+        if not np.allclose(spacing, reading.spacing):
+            reading.problems.append(f"{case.label}: has the spacing {spacing}, its image {reading.spacing}")
+        for name in differing_geometry(volume.properties, volume.label_properties):
+            reading.notes.append(f"{case.label}: has another {name} than its image")
+        if not np.isfinite(label).all():
+            reading.problems.append(f"{case.label}: {NOT_FINITE}")
+            return
         values, counts = np.unique(label, return_counts=True)
         reading.counts = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
         unknown = [f"{value:g}" for value in values if value not in self.label_names]
         if unknown:
             reading.problems.append(f"{case.label}: holds {', '.join(unknown)}, which dataset.json does not name")
-        return reading
 
     def _reader(self, example: str) -> Any:
         from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
         return determine_reader_writer_from_dataset_json(self.description, example, True, verbose=False)()
+
+
+def _read_json(path: Path, kind: type) -> Any:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+    if not isinstance(content, kind):
+        raise InputError(f"{path}: holds no {'list' if kind is list else 'JSON object'}")
+    return content

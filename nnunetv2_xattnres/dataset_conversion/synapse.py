@@ -17,6 +17,7 @@ from nnunetv2_xattnres.dataset_conversion.base import Case, Checked, Dataset, Su
 from nnunetv2_xattnres.dataset_conversion.layout import index_files, pair, subfolder
 from nnunetv2_xattnres.dataset_conversion.splits import Split, cross_validation
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.reading import check_whole
 
 # TransUNet's lists, which everybody uses
 TRAINING = (5, 6, 7, 9, 10, 21, 23, 24, 26, 27, 28, 30, 31, 33, 34, 37, 39, 40)
@@ -200,6 +201,7 @@ def _refusal(path: Path) -> str:
 def _load(path: Path, problems: list[str]) -> tuple[Any, Any]:
     """The image and its voxels, or a line in ``problems`` and two None."""
     try:
+        check_whole(path)
         volume = nib.load(path)
         voxels = np.asanyarray(volume.dataobj)
     except Exception as error:  # nibabel, gzip and zlib have many

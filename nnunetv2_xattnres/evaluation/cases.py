@@ -8,6 +8,7 @@ from scipy.ndimage import find_objects
 
 from nnunetv2_xattnres.evaluation.conventions import score_masks
 from nnunetv2_xattnres.evaluation.labels import Labels
+from nnunetv2_xattnres.reading import check_whole, differing_geometry
 
 Box = tuple[slice, ...]
 
@@ -36,8 +37,9 @@ def read_mask(path: Path, reader: type) -> tuple[np.ndarray, tuple[float, ...], 
     """Integer labels, spacing along each axis, and the header's properties.
 
     Axes of length 1 are dropped, with their spacing: nnU-Net stores a 2D image as a volume of one slice, in which
-    every voxel would be a border voxel. Raises ValueError where the file holds no label image.
+    every voxel would be a border voxel. Raises ValueError where the file holds no label image, or not all of it.
     """
+    check_whole(path)
     array, properties = reader().read_seg(str(path))
     if array.shape[0] != 1:
         raise ValueError(f"has {array.shape[0]} channels, a mask has one")
@@ -47,18 +49,6 @@ def read_mask(path: Path, reader: type) -> tuple[np.ndarray, tuple[float, ...], 
     kept = [axis for axis, length in enumerate(labels.shape) if length > 1] or [labels.ndim - 1]
     spacing = tuple(float(properties["spacing"][axis]) for axis in kept)
     return labels.reshape([labels.shape[axis] for axis in kept]), spacing, properties
-
-
-def compare_geometry(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
-    """Origin and direction where SimpleITK's reader kept them: as in nnU-Net, a difference is worth a look only."""
-    ours, theirs = first.get("sitk_stuff"), second.get("sitk_stuff")
-    if ours is None or theirs is None:
-        return []
-    return [
-        f"{key} differs between reference and prediction"
-        for key in ("origin", "direction")
-        if not np.allclose(ours[key], theirs[key], rtol=1e-3, atol=1e-3)
-    ]
 
 
 def unknown_values(labels: np.ndarray, known: frozenset[int]) -> list[int]:
@@ -104,7 +94,7 @@ def run_case(task: Task) -> Outcome:
             problems.append(f"{task.case}: spacing {spacings[0]} in the reference, {spacings[1]} in the prediction")
     if problems or not task.score:
         return Outcome([], problems, [])
-    notes = [f"{task.case}: {text}" for text in compare_geometry(*headers)]
+    notes = [f"{task.case}: {name} differs between reference and prediction" for name in differing_geometry(*headers)]
     return Outcome(score_case(task, masks[0], masks[1], spacings[0]), [], notes)
 
 

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.outputs import check_outputs
 
 CONVENTION_NAMES = ("nnunet", "transunet")
 
@@ -30,16 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write one row per case and class")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table in Markdown")
+    parser.add_argument("--overwrite", action="store_true", help="replace these files where they exist")
 
 
 def run(args: argparse.Namespace) -> None:
     """Score, print the table, write the files that were asked for."""
-    outputs = [path for path in (args.json, args.csv, args.markdown) if path]
-    problems = [f"{path}: its folder is not there" for path in outputs if not path.parent.is_dir()]
-    problems += [f"{path} is a folder" for path in outputs if path.is_dir()]
-    problems += [f"{path} is asked for twice" for path in sorted({path for path in outputs if outputs.count(path) > 1})]
-    if problems:  # found before the work is done, not after
-        raise InputError("The results cannot be written there.", problems)
+    outputs = (args.json, args.csv, args.markdown)
+    check_outputs(outputs, overwrite=args.overwrite)
     if args.workers is not None and args.workers < 1:
         raise InputError(f"--workers must be 1 or more, not {args.workers}.")
 
@@ -56,12 +54,11 @@ def run(args: argparse.Namespace) -> None:
         predicted_only=args.predicted_only,
     )
     print(terminal_table(scores))
-    replaced = [path for path in outputs if path.exists()]
     if args.json:
         write_scores(scores, args.json)
     if args.csv:
         write_csv(scores, args.csv)
     if args.markdown:
         write_text(args.markdown, markdown_table(scores))
-    for path in outputs:
-        print(f"{'replaced' if path in replaced else 'wrote'} {path}")
+    for path in filter(None, outputs):
+        print(f"wrote {path}")

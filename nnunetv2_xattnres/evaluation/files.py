@@ -6,6 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from nnunetv2_xattnres.outputs import written
+
 COLUMNS = ("case", "label", "dice", "iou", "hd95")
 
 
@@ -21,19 +23,16 @@ def read_scores(path: Path) -> dict[str, Any]:
 
 def write_csv(scores: dict[str, Any], path: Path) -> None:
     """Write one row per case and class; a score that is not defined is an empty field."""
-    temporary = path.with_name(path.name + ".part")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
+    with written(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         table.writeheader()
         table.writerows({key: _nan_to_none(row[key]) for key in COLUMNS} for row in scores["cases"])
-    temporary.replace(path)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file that appears whole or not at all."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with written(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def _nan_to_none(value: Any) -> Any:

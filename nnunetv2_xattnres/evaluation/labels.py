@@ -1,6 +1,7 @@
 """The classes to score, from nnU-Net's ``dataset.json``: plain labels, regions, and the ignore label."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,9 @@ def find_dataset_json(reference: Path, prediction: Path) -> Path:
 
     nnU-Net leaves a copy beside its predictions, which serves where the reference masks were moved elsewhere.
     """
-    folders = [reference, *reference.resolve().parents[:2], prediction]
+    # beside a link first, and then beside what it points to
+    beside = [*Path(os.path.abspath(reference)).parents[:2], *reference.resolve().parents[:2]]
+    folders = [reference, *dict.fromkeys(beside), prediction]
     for folder in folders:
         if (folder / "dataset.json").is_file():
             return folder / "dataset.json"

@@ -99,9 +99,16 @@ def evaluate_folders(
 def pair_files(
     reference: Path, prediction: Path, ending: str, predicted_only: bool
 ) -> tuple[list[str], list[str], int]:
-    """Case names on both sides, a line for each file without a partner, and how many were left out on request."""
+    """Case names on both sides, a line for each file without a partner, and how many were left out on request.
+
+    Hidden files, such as macOS's ``._NAME``, are no cases.
+    """
     there, here = (
-        {path.name[: -len(ending)] for path in folder.iterdir() if path.name.endswith(ending) and path.is_file()}
+        {
+            path.name[: -len(ending)]
+            for path in folder.iterdir()
+            if path.name.endswith(ending) and not path.name.startswith(".") and path.is_file()
+        }
         for folder in (reference, prediction)
     )
     problems = [f"{case}{ending} has no reference" for case in sorted(here - there)]

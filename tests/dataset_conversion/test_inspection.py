@@ -68,6 +68,8 @@ def test_picture_is_not_overwritten(clinicdb, capsys, tmp_path):
     assert main(["inspect", "Dataset501_CVCClinicDB", "--sheet", str(sheet), "--overwrite", "--cases", "3"]) == 0
     assert Image.open(sheet).format == "PNG"
     assert main(["inspect", "501", "--sheet", str(tmp_path / "nowhere" / "sheet.png")]) == 2
+    assert main(["inspect", "501", "--sheet", str(tmp_path), "--overwrite"]) == 2
+    assert main(["inspect", "501", "--sheet", str(sheet), "--overwrite", "--workers", "-1"]) == 2
 
 
 def test_the_same_seed_draws_the_same_picture(clinicdb, tmp_path):
@@ -129,6 +131,53 @@ def test_broken_cases_are_wrong(clinicdb, capsys):
         assert f"- {path}: {reason}" in output, output
 
 
+def test_volumes_that_nnunet_stops_at_or_warns_of(raw):
+    """One fault a case: what nnU-Net's integrity check refuses is wrong, what it mentions is noted."""
+    folder = raw / "Dataset001_Volumes"
+    for name in ("imagesTr", "labelsTr"):
+        (folder / name).mkdir(parents=True)
+    labels = {"background": 0, "organ": 1}
+    reader = {"overwrite_image_reader_writer": "NibabelIO"}  # SimpleITK reads 0 for NaN
+    (folder / "dataset.json").write_text(
+        json.dumps(
+            {"channel_names": {"0": "MR"}, "labels": labels, "file_ending": ".nii.gz", "numTraining": 6} | reader
+        )
+    )
+    shifted, stretched = np.eye(4), np.diag([1.0, 1.0, 3.0, 1.0])
+    shifted[:3, 3] = 5
+    rng = np.random.default_rng(0)
+    for index, affine in enumerate([np.eye(4), np.eye(4), np.eye(4), np.eye(4), shifted, stretched]):
+        image, label = rng.random((6, 7, 8), np.float32), rng.integers(0, 2, (6, 7, 8)).astype(np.float32)
+        if index == 1:
+            image[2] = np.nan
+        if index == 2:
+            label[2] = np.nan
+        nib.save(nib.Nifti1Image(image, np.eye(4)), folder / "imagesTr" / f"c{index}_0000.nii.gz")
+        nib.save(nib.Nifti1Image(label, affine), folder / "labelsTr" / f"c{index}.nii.gz")
+    cut = folder / "labelsTr" / "c3.nii.gz"
+    cut.write_bytes(cut.read_bytes()[:-20])
+    lines, problems = inspect_dataset(RawDataset.open("1"))
+    images, masks = folder / "imagesTr", folder / "labelsTr"
+    assert problems == [
+        f"{images / 'c1_0000.nii.gz'}: holds values that are not finite (NaN or infinity)",
+        f"{masks / 'c2.nii.gz'}: holds values that are not finite (NaN or infinity)",
+        f"{images / 'c3_0000.nii.gz'}: case c3 cannot be read (c3.nii.gz: Compressed file ended before the "
+        "end-of-stream marker was reached)",
+        f"{masks / 'c5.nii.gz'}: has the spacing (3.0, 1.0, 1.0), its image (1.0, 1.0, 1.0)",
+    ]
+    assert f"  - {masks / 'c4.nii.gz'}: has another affine than its image" in lines
+
+
+def test_masks_in_colour_and_masks_without_anything_are_wrong(clinicdb):
+    for path in sorted((clinicdb / "labelsTr").iterdir()) + sorted((clinicdb / "labelsTs").iterdir()):
+        save(path, 0 * mask(1))
+    _, problems = inspect_dataset(RawDataset.open("501"))
+    assert problems == [f"{clinicdb / 'labelsTr'}: no case holds anything but background (0)"]
+    save(path, np.stack([mask(1)] * 3, axis=-1))
+    _, problems = inspect_dataset(RawDataset.open("501"))
+    assert any("its label has 3 channels, a mask has one" in problem for problem in problems)
+
+
 def test_no_case_can_be_read(clinicdb, capsys, tmp_path):
     for path in clinicdb.glob("images*/*"):
         path.write_text("no image")
@@ -183,9 +232,26 @@ def test_broken_descriptions(clinicdb):
     (clinicdb / "dataset.json").write_text("{")
     with pytest.raises(InputError, match="cannot be read"):
         RawDataset.open("501")
+    description = {"channel_names": {"0": "MR"}, "file_ending": ".png", "labels": {"0": "background"}}
+    (clinicdb / "dataset.json").write_text(json.dumps(description))
+    with pytest.raises(InputError, match="labels must be name: value"):
+        RawDataset.open("501")
+    (clinicdb.parent / "Dataset_old").mkdir()  # a folder of somebody's, no data set of nnU-Net's
     (clinicdb.parent / "Dataset501_Other").mkdir()
     with pytest.raises(InputError, match="belongs to Dataset501_CVCClinicDB and Dataset501_Other"):
         RawDataset.open("501")
+
+
+@pytest.mark.parametrize("content", ['{"train": []}', '[["a"]]'])
+def test_splits_that_are_not_nnunets(clinicdb, capsys, content):
+    (clinicdb / "splits_final.json").write_text(content)
+    assert main(["inspect", "501", "--cases", "0"]) == 2
+    assert f"{clinicdb / 'splits_final.json'}: " in capsys.readouterr().err
+
+
+def test_a_foreign_table_of_cases_is_passed_over(clinicdb):
+    (clinicdb / "cases.json").write_text("[1, 2]")
+    assert RawDataset.open("501").sequences == {}
 
 
 def test_regions_and_ignore(raw):

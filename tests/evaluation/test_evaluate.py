@@ -154,6 +154,7 @@ def test_every_problem_is_listed(data, capsys, tmp_path):
     write_nifti(prediction / "box_2.nii.gz", odd)
     for folder in data:
         (folder / "box_5.nii.gz").write_bytes(b"not an image")
+        (folder / "._box_5.nii.gz").write_bytes(b"macOS's own")
     output = tmp_path / "scores.json"
     assert main(["evaluate", str(reference), str(prediction), "--json", str(output)]) != 0
     message = capsys.readouterr().err
@@ -167,7 +168,34 @@ def test_every_problem_is_listed(data, capsys, tmp_path):
         "box_5: prediction box_5.nii.gz cannot be used",
     ):
         assert expected in message
+    assert "._box_5" not in message
     assert not output.exists()
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("kept", [0.98, 0.5])
+def test_files_that_are_cut_off_are_refused(tmp_path, ending, kept):
+    """As a killed process leaves them; SimpleITK reads zeros for what is missing."""
+    reference, prediction = tmp_path / "labelsTs", tmp_path / "predictions"
+    for folder in (reference, prediction):
+        folder.mkdir()
+        write_nifti(folder / f"a{ending}", np.random.default_rng(0).integers(0, 2, (8, 16, 18)))
+    set_labels(reference, {"background": 0, "one": 1}, ending)
+    assert evaluate_folders(reference, prediction, progress=False)["mean"]["dice"] == 1
+    path = prediction / f"a{ending}"
+    path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
+    with pytest.raises(InputError, match=rf"a: prediction a{ending} cannot be used: (Compressed|it holds)"):
+        evaluate_folders(reference, prediction, progress=False)
+
+
+def test_a_linked_folder_is_scored_with_the_description_beside_the_link(data, tmp_path):
+    reference, prediction = data
+    elsewhere = tmp_path / "store" / "labels"
+    elsewhere.parent.mkdir()
+    reference.rename(elsewhere)
+    reference.symlink_to(elsewhere)
+    (elsewhere.parent / "dataset.json").write_text('{"labels": {"background": 0, "x": 9}, "file_ending": ".nii.gz"}')
+    assert set(evaluate_folders(reference, prediction, progress=False)["labels"]) == {"left", "right"}
 
 
 def test_colour_masks_and_noisy_masks_are_refused(tmp_path):
@@ -223,8 +251,15 @@ def test_command_writes_json_csv_and_markdown(data, tmp_path, capsys):
     assert content["cases"][1]["hd95"] is None
     assert math.isnan(read_scores(files["json"])["cases"][1]["hd95"])
     assert files["markdown"].read_text().startswith("| class | Dice % | IoU % | HD95 mm | cases |\n| :-- |")
-    assert main(["evaluate", str(reference), str(prediction), *options]) == 0
-    assert f"replaced {files['json']}" in capsys.readouterr().out
+    before = files["json"].read_text()
+    files["markdown"].unlink()
+    write_nifti(prediction / "box_0.nii.gz", boxes())
+    assert main(["evaluate", str(reference), str(prediction), *options]) == 2
+    assert f"{files['json']} exists already: --overwrite replaces it" in capsys.readouterr().err
+    assert files["json"].read_text() == before
+    assert main(["evaluate", str(reference), str(prediction), *options, "--overwrite"]) == 0
+    assert files["json"].read_text() != before
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 @pytest.mark.parametrize(
@@ -253,6 +288,16 @@ def test_command_refuses_before_the_work(data, tmp_path, capsys):
     same = str(tmp_path / "x")
     assert main(["evaluate", str(reference), str(prediction), "--json", same, "--csv", same]) == 2
     assert "asked for twice" in capsys.readouterr().err
+
+
+def test_a_disk_that_is_full_is_a_message(data, tmp_path, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.replace", full)
+    assert main(["evaluate", *map(str, data), "--csv", str(tmp_path / "x.csv")]) == 2
+    assert "x.csv cannot be written (No space left on device)" in capsys.readouterr().err
+    assert not [path.name for path in tmp_path.iterdir() if "x.csv" in path.name]
 
 
 def test_real_labels_shifted(shared_data, tmp_path):

@@ -1,0 +1,47 @@
+"""Files that a command is asked to write: looked at before the work is done, and whole or not there after it."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from nnunetv2_xattnres.errors import InputError
+
+
+def check_outputs(paths: Sequence[Path | None], *, overwrite: bool, advice: str = "") -> None:
+    """Look whether every file can be written; ``None`` stands for one that is not asked for.
+
+    Raises:
+        InputError: one cannot, or it exists and ``overwrite`` is False; all of them are listed.
+    """
+    wanted = [path for path in paths if path]
+    problems = [f"{path} is asked for twice" for path in sorted({path for path in wanted if wanted.count(path) > 1})]
+    for path in dict.fromkeys(wanted):
+        folder = path.absolute().parent
+        if path.is_dir():
+            problems.append(f"{path} is a folder")
+        elif not folder.is_dir():
+            problems.append(f"{path}: its folder is not there")
+        elif not os.access(folder, os.W_OK | os.X_OK):
+            problems.append(f"{path}: you may not write to its folder")
+        elif path.exists() and not overwrite:
+            problems.append(f"{path} exists already: --overwrite replaces it{advice}")
+    if problems:
+        raise InputError("The results cannot be written there.", problems)
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """Yield the name of a file to write, beside ``path`` and with its ending; it becomes ``path`` without an error.
+
+    Raises:
+        InputError: the system refuses, or the disk is full; nothing is left then.
+    """
+    partial = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield partial
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror or error}).") from error
+    finally:
+        partial.unlink(missing_ok=True)

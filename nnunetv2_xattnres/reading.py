@@ -1,0 +1,56 @@
+"""What nnU-Net's readers let pass: files that are cut off, and images that lie in different places."""
+
+import gzip
+import math
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+CHUNK = 1 << 20  # bytes at a time
+
+
+def check_whole(path: Path) -> None:
+    """Read a ``.nii`` or ``.nii.gz`` to its end; files of other formats pass, their readers notice.
+
+    SimpleITK fills what a cut-off file lacks with zeros, and neither it nor nibabel looks at the checksum of a ``.gz``:
+    what a killed process or a full disk leaves behind would be taken for a case.
+
+    Raises:
+        EOFError, gzip.BadGzipFile, zlib.error: the compressed file is cut off or damaged.
+        ValueError: it holds fewer bytes than its header says.
+    """
+    name = path.name.lower()
+    if not name.endswith((".nii", ".nii.gz")):
+        return
+    length = _unpacked_length(path) if name.endswith(".gz") else path.stat().st_size
+    try:
+        image = nib.load(path)
+    except nib.filebasedimages.ImageFileError:
+        return  # not a cut but another kind of file: for the reader to judge
+    needed = image.dataobj.offset + image.get_data_dtype().itemsize * math.prod(image.shape)
+    if length < needed:
+        raise ValueError(f"it holds {length} bytes, and its header speaks of {needed}")
+
+
+def differing_geometry(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+    """What differs of origin, direction or affine, in the properties that nnU-Net's reader gives with two images.
+
+    nnU-Net warns of it, and goes by the voxels.
+    """
+    found = []
+    for stuff, keys in (("sitk_stuff", ("origin", "direction")), ("nibabel_stuff", ("original_affine",))):
+        ours, theirs = first.get(stuff, {}), second.get(stuff, {})
+        for key in keys:
+            if key in ours and key in theirs and not np.allclose(ours[key], theirs[key], rtol=1e-3, atol=1e-3):
+                found.append(key.removeprefix("original_"))
+    return found
+
+
+def _unpacked_length(path: Path) -> int:
+    length = 0
+    with gzip.open(path) as stream:
+        while chunk := stream.read(CHUNK):
+            length += len(chunk)
+    return length
