@@ -5,7 +5,8 @@ import json
 import signal
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
@@ -21,6 +22,9 @@ from nnunetv2_xattnres.dataset_conversion.staging import (
 from nnunetv2_xattnres.dataset_conversion.summary import Checked, Summary, summarise
 from nnunetv2_xattnres.dataset_conversion.workers import available_cores, map_cases
 from nnunetv2_xattnres.errors import InputError
+
+# SIGHUP and SIGXCPU are not on Windows
+ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGXCPU") if hasattr(signal, name))
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,7 @@ class Dataset(ABC):
         jobs = [
             (case, part) for part, names in (("Tr", split.training), ("Ts", split.test)) for case in _pick(cases, names)
         ]
-        with written_whole(target) as folder:
+        with written_whole(target, overwrite=overwrite) as folder:
             for kind in ("images", "labels"):
                 for part in ("Tr", "Ts"):
                     if part == "Tr" or split.test:
@@ -230,16 +234,26 @@ def add_common_arguments(parser: argparse.ArgumentParser, dataset: type[Dataset]
 def run_conversion(args: argparse.Namespace, dataset: type[Dataset]) -> int:
     """Convert with the arguments as parsed, and print the summary."""
     options: dict[str, Any] = {"dataset_id": args.dataset_id, "overwrite": args.overwrite, "workers": args.workers}
-    former = signal.signal(signal.SIGTERM, _end)  # a batch system ends jobs with it: clean up as after Ctrl-C
-    try:
+    with _ended_by_signals():
         print(dataset.from_arguments(args).convert(args.source, **options))
-    finally:
-        signal.signal(signal.SIGTERM, former)
     return 0
 
 
-def _end(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Clean up as after Ctrl-C where a batch system ends the job, or its terminal is closed."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    # what nohup has told the process to ignore stays ignored
+    ending = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+    former = {number: signal.signal(number, end) for number in ending}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 def main(dataset: type[Dataset], arguments: Sequence[str] | None = None) -> int:

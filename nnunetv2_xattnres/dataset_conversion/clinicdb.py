@@ -50,7 +50,10 @@ class ClinicDB(FrameDataset):
         problems: list[str] = []
         pattern = rf"(\d+){IMAGE_ENDING}"
         pairs = pair(index_files(images, pattern, problems), index_files(masks, pattern, problems), masks, problems)
-        sequences = _read_sequences([source, images.parent, images.parent.parent], problems)
+        folders = [source, images.parent]
+        if images.parent.name.lower() in ("png", "tif"):  # SOURCE may be that folder itself
+            folders.append(images.parent.parent)
+        sequences = _read_sequences(folders, problems)
         cases = [
             Case(f"clinicdb_{int(number):03d}", image, mask, sequences.get(int(number)))
             for number, image, mask in pairs
@@ -76,7 +79,7 @@ def _read_sequences(folders: Sequence[Path], problems: list[str]) -> dict[int, s
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             return {int(row["frame_id"]): row["sequence_id"].strip() for row in csv.DictReader(file)}
-    except (KeyError, ValueError, AttributeError, UnicodeDecodeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, csv.Error) as error:
         problems.append(f"{path}: expected columns frame_id and sequence_id with a number in each row ({error})")
         return {}
 

@@ -24,7 +24,7 @@ def read_pixels(path: Path) -> NDArray[np.uint8]:
         ImageProblem: the file is unreadable, cut off, or has more than 8 bits a channel.
     """
     try:
-        pixels = tifffile.imread(path) if path.suffix.lower() in (".tif", ".tiff") else _read_with_pil(path)
+        pixels = _read_tiff(path) if path.suffix.lower() in (".tif", ".tiff") else _read_with_pil(path)
     except ImageProblem:
         raise
     except FileNotFoundError:
@@ -61,7 +61,7 @@ def read_mask(path: Path, *, grey_share: float = 0.0) -> NDArray[np.uint8]:
             compression and resampling leave. With 0, black is 0 and white 255 and there is nothing else.
 
     Raises:
-        ImageProblem: as `read_pixels`, or there is a third colour.
+        ImageProblem: as `read_pixels`, there is a third colour, or no white where something is not black.
     """
     pixels = read_pixels(path)
     if pixels.ndim == 2:
@@ -70,6 +70,8 @@ def read_mask(path: Path, *, grey_share: float = 0.0) -> NDArray[np.uint8]:
         raise ImageProblem(f"is {_kind(pixels)}, expected a black and white mask")
     darkest, brightest = pixels.min(axis=2), pixels.max(axis=2)
     if grey_share:
+        if 0 < brightest.max() <= 127:
+            raise ImageProblem(f"holds no white: its brightest value is {brightest.max()}, expected 255")
         third = float(np.mean(~((brightest < 64) | (darkest > 191))))
         if third > grey_share:
             raise ImageProblem(f"is neither black nor white in {third:.1%} of its pixels: a third colour")
@@ -97,6 +99,14 @@ def resize_mask(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.ui
 def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
     """Write without loss; the same pixels give the same bytes."""
     Image.fromarray(pixels).save(path, format="PNG", compress_level=1)
+
+
+def _read_tiff(path: Path) -> NDArray:
+    with tifffile.TiffFile(path) as file:
+        pixels, meaning = file.asarray(), file.pages[0].photometric
+    if meaning == tifffile.PHOTOMETRIC.PALETTE:
+        raise ImageProblem("has a colour palette, expected RGB or grey")
+    return ~pixels if meaning == tifffile.PHOTOMETRIC.MINISWHITE else pixels
 
 
 def _read_with_pil(path: Path) -> NDArray[np.uint8]:

@@ -29,11 +29,13 @@ def index_files(folder: Path, pattern: str, problems: list[str], *, skip: str | 
         folder: Hidden files in it are ignored, and so are files that are no images.
         pattern: For the whole name, whatever the case of its letters; its first group is the key. A key of digits is
             stripped of leading zeros.
-        problems: Gets a line for every image of another name, and for every second file of one key.
+        problems: Gets a line for every image of another name, every second file of one key, and every link to nothing.
         skip: Names that are expected and not wanted.
     """
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
+        if path.is_symlink() and not path.exists():  # git-annex and its like, before the content is fetched
+            problems.append(f"{path}: is a link to {path.readlink()}, which is not there")
         if path.name.startswith(".") or not path.is_file():
             continue
         if skip and re.fullmatch(skip, path.name, re.IGNORECASE):

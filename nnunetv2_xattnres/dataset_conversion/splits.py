@@ -87,7 +87,8 @@ def by_file(names: Sequence[str], train: Path, val: Path, test: Path | None) -> 
     Raises:
         InputError: a list is missing or empty, a name is unknown or in two lists.
     """
-    known = {key: name for name in names for key in (name.lower(), _number(name)) if key}
+    known = {_without_zeros(name): name for name in names}
+    known |= {key.rpartition("_")[2]: name for key, name in known.items() if key.rpartition("_")[2].isdigit()}
     problems: list[str] = []
     chosen: dict[str, Path] = {}
     parts: dict[str, list[str]] = {"train": [], "val": [], "test": []}
@@ -103,8 +104,8 @@ def by_file(names: Sequence[str], train: Path, val: Path, test: Path | None) -> 
         if not entries:
             problems.append(f"{path}: lists nothing")
         for entry in entries:
-            stem = Path(entry).name.rsplit(".", 1)[0].lower()
-            name = known.get(stem) or known.get(_number(stem))
+            stem = Path(entry).name.rsplit(".", 1)[0]
+            name = known.get(_without_zeros(stem))
             if name is None:
                 problems.append(f"{path}: {entry} is none of the frames")
             elif name in chosen:
@@ -119,10 +120,10 @@ def by_file(names: Sequence[str], train: Path, val: Path, test: Path | None) -> 
     return one_fold(parts["train"], parts["val"], parts["test"], notes)
 
 
-def _number(text: str) -> str:
-    """``12`` of ``clinicdb_012``, ``012`` or ``12``: lists name frames in each of these ways."""
-    tail = text.rsplit("_", 1)[-1]
-    return str(int(tail)) if tail.isdigit() else ""
+def _without_zeros(name: str) -> str:
+    """``clinicdb_12`` of ``ClinicDB_012``, ``12`` of ``012``."""
+    head, separator, tail = name.lower().rpartition("_")
+    return f"{head}{separator}{int(tail)}" if tail.isdigit() else name.lower()
 
 
 def cross_validation(names: Sequence[str], folds: int, seed: int) -> list[Fold]:

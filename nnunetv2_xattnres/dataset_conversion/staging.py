@@ -62,13 +62,14 @@ def earlier_preprocessing(target: Path) -> list[str]:
 
 
 @contextmanager
-def written_whole(target: Path) -> Iterator[Path]:
+def written_whole(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """Yield a new, empty, hidden folder beside ``target``; it becomes ``target`` if the block ends without an error.
 
     On any error, Ctrl-C included, the folder is removed and a former ``target`` stays as it was.
 
     Raises:
-        InputError: the disk is full, or the folder cannot be written.
+        InputError: the disk is full, the folder cannot be written, or ``target`` is there without ``overwrite``:
+            another conversion may have written it meanwhile.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -80,6 +81,8 @@ def written_whole(target: Path) -> Iterator[Path]:
     try:
         partial.chmod(0o777 & ~_umask())  # mkdtemp makes it private; a data set has the permissions of any folder
         yield partial
+        if target.exists() and not overwrite:
+            raise InputError(f"{target}: was written by something else meanwhile; nothing was kept of this conversion")
         _replace(target, partial)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from dataset_phantoms import clinicdb, mask, picture, save, snapshot
 from PIL import Image
 
@@ -48,6 +49,28 @@ def test_mirror_reads_sequences_from_metadata(tmp_path):
         "mask": "PNG/Ground Truth/6.png",
         "sequence": "s2",
     }
+
+
+def test_metadata_of_something_else_is_left_alone(tmp_path):
+    source = clinicdb(tmp_path / "data" / "source")
+    (source.parent / "metadata.csv").write_text("patient,age\n1,50\n")
+    assert len(convert_clinicdb(source, raw=tmp_path / "raw").split.training) == 18
+
+
+def test_short_rows_of_metadata_are_named(tmp_path):
+    source = clinicdb(tmp_path / "source")
+    (source / "metadata.csv").write_text("sequence_id,frame_id\ns1\n")
+    with pytest.raises(InputError, match=r"metadata\.csv: expected columns frame_id and sequence_id"):
+        convert_clinicdb(source, raw=tmp_path / "raw")
+
+
+def test_tiff_in_which_zero_is_white(tmp_path):
+    source = clinicdb(tmp_path / "source", ending="tif")
+    for path in (source / "Ground Truth").iterdir():
+        tifffile.imwrite(path, 255 - mask(int(path.stem)), photometric="miniswhite")
+    folder = convert_clinicdb(source, raw=tmp_path / "raw").folder
+    for path in folder.glob("labels*/*.png"):
+        assert np.array_equal(np.asarray(Image.open(path)), mask(int(path.stem[-3:])) > 0)
 
 
 def test_frame_split_is_eight_one_one(tmp_path):
@@ -107,6 +130,13 @@ def test_every_problem_is_listed_and_nothing_is_written(tmp_path):
     red = np.repeat(mask(11)[..., None], 3, axis=2)
     red[0, :10] = (255, 0, 0)
     save(masks / "11.png", red)
+    save(masks / "12.png", mask(12) // 255)  # 0 and 1, as many programs write masks
+    for folder in (originals, masks):
+        (folder / "13.png").unlink()
+        (folder / "13.png").symlink_to("../.git/annex/objects/13")
+    palette = Image.fromarray(mask(14)).convert("P")
+    (masks / "14.png").unlink()
+    palette.save(masks / "14.tif")
     (tmp_path / "raw" / "Dataset501_CVCClinicDB").mkdir(parents=True)
     before = snapshot(tmp_path)
     with pytest.raises(InputError) as caught:
@@ -123,6 +153,10 @@ def test_every_problem_is_listed_and_nothing_is_written(tmp_path):
         (originals / "7.png", "a second file for the same case, beside 07.png"),
         (originals / "8.png", "is an RGBA image"),
         (originals / "9.png", "has 16 bits a channel"),
+        (masks / "12.png", "holds no white: its brightest value is 1, expected 255"),
+        (originals / "13.png", "is a link to ../.git/annex/objects/13, which is not there"),
+        (masks / "13.png", "is a link to"),
+        (masks / "14.tif", "has a colour palette, expected RGB or grey"),
         (masks / "11.png", "is neither black nor white in 1.3% of its pixels: a third colour"),
         (masks / "10.png", "is neither black nor white in 20.8% of its pixels: a third colour"),
     ):

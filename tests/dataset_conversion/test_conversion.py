@@ -95,6 +95,21 @@ def test_nothing_is_overwritten_unless_asked(tmp_path):
     assert [path.name for path in (tmp_path / "raw").iterdir()] == [folder.name]
 
 
+def test_what_appears_during_the_conversion_stays(tmp_path):
+    """Two jobs with one number, or a folder of the user's."""
+    theirs = tmp_path / "raw" / "Dataset501_CVCClinicDB" / "mine.txt"
+
+    class Overtaken(ClinicDB):
+        def write(self, case, image, mask):
+            super().write(case, image, mask)
+            theirs.parent.mkdir(exist_ok=True)
+            theirs.write_text("mine")
+
+    with pytest.raises(InputError, match="was written by something else meanwhile"):
+        Overtaken().convert(phantoms.clinicdb(tmp_path / "source"), raw=tmp_path / "raw", workers=1)
+    assert [path for path in (tmp_path / "raw").rglob("*") if path.is_file()] == [theirs]
+
+
 @each_set
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=str)
 def test_full_disk_or_interrupt_half_way_leaves_what_was_there(tmp_path, monkeypatch, dataset, build, cases, error):
@@ -142,7 +157,7 @@ def test_a_write_that_the_system_refuses(tmp_path):
     assert list((tmp_path / "raw").iterdir()) == []
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_control_c_leaves_nothing_behind(tmp_path, sent, code):
     source = tmp_path / "source"
     for number in range(1, 25):

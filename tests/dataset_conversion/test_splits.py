@@ -37,7 +37,7 @@ def test_by_sequence_needs_three():
 
 
 def test_by_file(tmp_path):
-    (tmp_path / "train.txt").write_text("1\n2.png\nclinicdb_003\n\n")
+    (tmp_path / "train.txt").write_text("1\n2.png\nclinicdb_3\n\n")
     (tmp_path / "val.txt").write_text("  images/4.tif  \n")
     (tmp_path / "test.txt").write_text("CLINICDB_005.png\n006\n")
     split = by_file(NAMES, tmp_path / "train.txt", tmp_path / "val.txt", tmp_path / "test.txt")
@@ -48,13 +48,15 @@ def test_by_file(tmp_path):
 
 
 def test_by_file_lists_every_problem(tmp_path):
-    (tmp_path / "train.txt").write_text("1\n1000\n")
+    (tmp_path / "train.txt").write_text("1\n1000\ncolondb_002\nseq3_2\n")
     (tmp_path / "val.txt").write_text("1\n")
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(InputError) as caught:
         by_file(NAMES, tmp_path / "train.txt", tmp_path / "val.txt", tmp_path / "empty.txt")
     assert [problem.split(": ", 1)[1] for problem in caught.value.problems] == [
         "1000 is none of the frames",
+        "colondb_002 is none of the frames",
+        "seq3_2 is none of the frames",
         f"1 is listed already, in {tmp_path / 'train.txt'}",
         "lists nothing",
     ]

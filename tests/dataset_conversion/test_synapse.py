@@ -88,6 +88,9 @@ def test_every_problem_is_listed_and_nothing_is_written(tmp_path):
     rewrite(4, lambda codes: codes[:-1])
     (images / "img0005.nii.gz").write_bytes((images / "img0005.nii.gz").read_bytes()[:-60])
     (labels / "label0006.nii.gz").write_text("no volume")
+    damaged = bytearray((labels / "label0022.nii.gz").read_bytes())
+    damaged[-6] ^= 1  # in the checksum, which nibabel does not reach
+    (labels / "label0022.nii.gz").write_bytes(damaged)
     (labels / "label0007.nii.gz").unlink()
     (images / "img0008.nii.gz").unlink()
     for folder in (images, labels):
@@ -108,6 +111,7 @@ def test_every_problem_is_listed_and_nothing_is_written(tmp_path):
         (labels / "label0004.nii.gz", "has the shape (6, 6, 5), its image (7, 6, 5)"),
         (images / "img0005.nii.gz", "is unreadable or cut off"),
         (labels / "label0006.nii.gz", "is unreadable or cut off"),
+        (labels / "label0022.nii.gz", "is unreadable or cut off (CRC check failed"),
         (images / "img0007.nii.gz", "has no mask"),
         (labels / "label0008.nii.gz", "is a mask without an image"),
         (images / "img0050.nii.gz", "is none of the 30 volumes"),
