@@ -100,10 +100,12 @@ def put(clone: Path, path: str, script: str) -> None:
     file.chmod(0o755)
 
 
-def run(clone: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    environment = {"PATH": str(clone.parent / "bin"), "HOME": os.environ.get("HOME", "")}
+def run(clone: Path, *command: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": str(clone.parent / "bin"), "HOME": os.environ.get("HOME", ""), **variables}
     bash = str(shutil.which("bash"))
-    return subprocess.run([bash, *command], cwd=clone, env=environment, capture_output=True, text=True, timeout=600)
+    return subprocess.run(
+        [bash, *command], cwd=cwd or clone, env=environment, capture_output=True, text=True, timeout=600
+    )
 
 
 # a Python that makes environments of itself, and whose pip does what $PIP says
@@ -112,7 +114,8 @@ case "$*" in
     *sys.version_info*) exit {old} ;;
     *ensurepip*) exit {no_venv} ;;
     *--version) echo "Python 3.12.0" ;;
-    "-m venv"*) shift 3; {cat} "$1" >/dev/null 2>&1; {mkdir} -p "$1/bin"; {cp} "$0" "$1/bin/python" ;;
+    "-m venv"*) shift 3; {mkdir} -p "$1/bin"; {cp} "$0" "$1/bin/python"; echo here="$1" >"$1/bin/activate";
+        echo >"$1/pyvenv.cfg" ;;
     "-m pip install"*) echo "$*" >>installed.txt; {pip} ;;
     "-m pytest"*) echo "tested with $*, $OMP_NUM_THREADS thread" ;;
 esac
@@ -120,7 +123,7 @@ esac
 
 
 def fake_python(clone: Path, *, old: int = 0, no_venv: int = 0, pip: str = "true") -> None:
-    tools = {tool: shutil.which(tool) for tool in ("cat", "mkdir", "cp")}
+    tools = {tool: shutil.which(tool) for tool in ("mkdir", "cp")}
     put(clone, "../bin/python3", PYTHON.format(old=old, no_venv=no_venv, pip=pip, **tools))
 
 
@@ -165,13 +168,44 @@ def test_a_second_time_installs_nothing(clone):
 def test_after_a_failure_the_next_time_installs(clone):
     fake_python(clone, pip="exit 1")
     assert run(clone, "scripts/test").returncode != 0
-    shutil.rmtree(clone / ".venv")
     fake_python(clone)
+    shutil.copy(clone / "../bin/python3", clone / ".venv/bin/python")
     assert run(clone, "scripts/test").returncode == 0
+    assert len((clone / "installed.txt").read_text().splitlines()) == 2
+
+
+def test_a_clone_that_was_moved_is_installed_again(clone):
+    fake_python(clone)
+    run(clone, "scripts/test")
+    moved = clone.rename(clone.parent / "moved clone")
+    assert run(moved, "scripts/test").returncode == 0
+    assert len((moved / "installed.txt").read_text().splitlines()) == 2
+    assert str(moved) in (moved / ".venv/bin/activate").read_text()
+
+
+def test_a_folder_of_something_else_is_no_place_for_an_environment(clone):
+    fake_python(clone)
+    thesis = clone.parent / "mine" / ".thesis.tex"
+    thesis.parent.mkdir()
+    thesis.touch()
+    for script in ("scripts/demo", "scripts/test"):
+        done = run(clone, script, XATTNRES_VENV=str(thesis.parent))
+        assert done.returncode != 0
+        assert "holds something else than an environment" in done.stderr
+    assert list(thesis.parent.iterdir()) == [thesis]
+
+
+def test_an_environment_with_a_relative_name_is_in_the_clone(clone, tmp_path):
+    fake_python(clone)
+    put(clone, "envs/mine/bin/nnunetv2_xattnres", 'echo "called with $*"')
+    (clone / "envs/mine/pyvenv.cfg").touch()
+    done = run(clone, f"{clone}/scripts/demo", cwd=tmp_path, XATTNRES_VENV="envs/mine")
+    assert "called with demo" in done.stdout, done.stderr
 
 
 def test_the_demo_gets_the_arguments(clone):
     fake_python(clone, pip="true")
     put(clone, ".venv/bin/nnunetv2_xattnres", 'echo "called with $*"')
+    (clone / ".venv/pyvenv.cfg").touch()
     done = run(clone, "scripts/demo", "--output", "elsewhere")
     assert "called with demo --output elsewhere" in done.stdout, done.stderr
