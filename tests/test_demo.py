@@ -13,7 +13,7 @@ from nnunetv2_xattnres.cli import main
 from nnunetv2_xattnres.demo.phantom import DATASET, draw_frame, write_dataset
 from nnunetv2_xattnres.demo.picture import draw_picture
 from nnunetv2_xattnres.demo.steps import Settings, run_demo
-from nnunetv2_xattnres.demo.workspace import Workspace, find_command
+from nnunetv2_xattnres.demo.workspace import NAMES, Workspace, find_command
 from nnunetv2_xattnres.errors import InputError
 
 
@@ -65,6 +65,19 @@ def test_an_existing_folder_is_left_alone(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [lambda root: (root / "log.txt").write_text("of something else"), lambda root: (root / "thesis.tex").touch()],
+)
+def test_a_folder_that_only_looks_like_a_demos_is_left_alone(tmp_path, change):
+    earlier = Workspace.create(tmp_path / "demo")
+    change(earlier.root)
+    before = sorted(earlier.root.rglob("*"))
+    with pytest.raises(InputError, match="not written by the demo"):
+        Workspace.create(earlier.root, overwrite=True)
+    assert sorted(earlier.root.rglob("*")) == before
+
+
 def test_a_file_in_the_way(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="not written by the demo"):
@@ -80,6 +93,8 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 def test_overwrite_starts_afresh(tmp_path):
     earlier = Workspace.create(tmp_path / "demo")
     (earlier.raw / "old").touch()
+    for name in NAMES - {path.name for path in earlier.root.iterdir()}:
+        (earlier.root / name).touch()
     workspace = Workspace.create(tmp_path / "demo", overwrite=True)
     assert list(workspace.raw.iterdir()) == []
 
@@ -100,7 +115,8 @@ def test_commands_see_the_demos_folders_and_the_hook_only_where_asked(tmp_path, 
     script = "import os; print(os.environ['nnUNet_raw'], os.environ.get('nnUNet_extTrainer'))"
     workspace.run("python3", "-c", script)
     workspace.run("python3", "-c", script, hook=True)
-    without, with_hook = [line for line in (workspace.root / "log.txt").read_text().splitlines() if line[0] != "$"]
+    _, *lines = (workspace.root / "log.txt").read_text().splitlines()
+    without, with_hook = [line for line in lines if line[0] != "$"]
     assert without == f"{workspace.raw} None"
     assert with_hook.endswith("hook")
 
@@ -139,6 +155,7 @@ def test_the_whole_demo_in_small(tmp_path, capfd, monkeypatch):
     monkeypatch.delenv("nnUNet_extTrainer", raising=False)
     result = run_demo(tmp_path / "demo", Settings(training=20, test=4, size=32))
     printed = capfd.readouterr().out
+    assert {path.name for path in (tmp_path / "demo").iterdir()} == NAMES  # by which --overwrite knows it again
     assert result.dice > result.untrained_dice + 0.1
     assert f"{result.dice:.3f}" in printed
     assert str(result.model) in printed

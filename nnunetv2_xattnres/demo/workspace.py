@@ -12,6 +12,8 @@ from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.ext_trainer import HOOK_FOLDER
 
 LOG = "log.txt"
+TITLE = "The log of `nnunetv2_xattnres demo`"  # by which its folder is known again
+NAMES = {"nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", LOG, "predictions", "predictions_untrained", "demo.png"}
 LINES_SHOWN = 15  # of the log, where a command fails
 
 
@@ -38,16 +40,17 @@ class Workspace:
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
             if not overwrite:
                 raise InputError(f"{root} exists: add --overwrite to replace it, or name another one with --output")
-            if not (root / LOG).is_file():
+            if not _is_demos(root):
                 raise InputError(
-                    f"{root} was not written by the demo, so --overwrite leaves it alone: name another one"
+                    f"{root} was not written by the demo alone, so --overwrite leaves it as it is: name another one"
                 )
-            shutil.rmtree(root)
         workspace = cls(root, device)
         try:
+            if root.exists():
+                shutil.rmtree(root)
             for folder in (workspace.raw, workspace.preprocessed, workspace.results):
                 folder.mkdir(parents=True)
-            (root / LOG).touch()
+            (root / LOG).write_text(f"{TITLE}\n", encoding="utf-8")
         except OSError as error:
             raise InputError(f"cannot write to {root}: name another folder with --output", [str(error)]) from error
         return workspace
@@ -102,6 +105,15 @@ class Workspace:
         if code != 0:
             tail = [] if show else (self.root / LOG).read_text(encoding="utf-8").splitlines()[-LINES_SHOWN:]
             raise InputError(f"{command[0]} failed (exit code {code}): what it printed is in {self.root / LOG}", tail)
+
+
+def _is_demos(root: Path) -> bool:
+    """Whether the folder holds what a demo writes, and nothing else."""
+    log = root / LOG
+    if not log.is_file() or {path.name for path in root.iterdir()} - NAMES:
+        return False
+    with log.open(encoding="utf-8", errors="replace") as file:
+        return file.readline().rstrip() == TITLE
 
 
 def find_command(name: str) -> str:
