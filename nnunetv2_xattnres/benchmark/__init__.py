@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from nnunetv2_xattnres.benchmark.cases import CASE_NAMES
+from nnunetv2_xattnres.outputs import check_outputs, written
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scaling", action="store_true", help="cost against stages, patch, width and history instead")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="with --scaling: draw it")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--overwrite", action="store_true", help="replace these files where they exist")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -36,16 +38,19 @@ def run(args: argparse.Namespace) -> None:
 
     from nnunetv2_xattnres.benchmark import measure, scaling, tables
 
+    measure.prepare(args)
+    check_outputs([args.plot, args.json], overwrite=args.overwrite)
     if args.threads:
         torch.set_num_threads(args.threads)
-    measure.prepare(args)
     rows = scaling.measure(args) if args.scaling else measure.measure(args)
     machine = measure.describe_machine(args)
     print(machine)
     print(scaling.table(rows) if args.scaling else tables.table(rows))
     if args.scaling and args.plot:
-        scaling.plot(rows, args.plot)
+        with written(args.plot) as partial:
+            scaling.plot(rows, partial)
         print(f"drawn: {args.plot}")
     if args.json:
-        args.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2))
+        with written(args.json) as partial:
+            partial.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2), encoding="utf-8")
         print(f"written: {args.json}")

@@ -29,8 +29,10 @@ def prepare(args: argparse.Namespace) -> None:
     """Check the device, force the kernel."""
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: PyTorch finds no CUDA device here. Measure with --device cpu.")
-    if args.repeats < 1:
-        raise InputError(f"--repeats {args.repeats}: give at least 1")
+    for option in ("repeats", "threads"):
+        value = getattr(args, option)
+        if value is not None and value < 1:
+            raise InputError(f"--{option} {value}: give at least 1")
     try:
         use_kernel(args.kernel)
     except ValueError as error:
@@ -124,11 +126,12 @@ def _inference(network: nn.Module, x: Tensor) -> None:
 def _peak_memory(network: nn.Module, x: Tensor, args: argparse.Namespace) -> int:
     """Peak bytes of a training step: weights, gradients, activations and the kernels' own buffers."""
     network.zero_grad(set_to_none=True)
+    fixed = sum(tensor.nbytes for tensor in [*network.parameters(), *network.buffers(), x])
     if x.is_cuda:
+        others = torch.cuda.memory_allocated()  # the weights of all networks, and gradients of some
         torch.cuda.reset_peak_memory_stats()
         _step(network, x)
-        return torch.cuda.max_memory_allocated()
-    fixed = sum(tensor.nbytes for tensor in [*network.parameters(), *network.buffers(), x])
+        return fixed + torch.cuda.max_memory_allocated() - others
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         _step(network, x)
     network.zero_grad(set_to_none=True)

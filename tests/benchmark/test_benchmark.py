@@ -76,6 +76,9 @@ def test_the_command_writes_json_and_refuses_what_cannot_be(tmp_path, monkeypatc
     assert row["macs"]["ours"] > row["macs"]["base"] > 0 and min(row["bandwidth"].values()) > 0
     out = capsys.readouterr().out
     assert "unet-2d: small" in out and "with XAttnRes +" in out and "a copy: " in out
+    assert cli.main(["bench", "--json", str(file)]) == 2
+    assert f"{file} exists already: --overwrite replaces it" in capsys.readouterr().err
+    assert cli.main(["bench", "--threads", "-1"]) == 2
     assert cli.main(["bench", "--kernel", "fast"]) == 2
     assert "plain, numba" in capsys.readouterr().err
     if not torch.cuda.is_available():

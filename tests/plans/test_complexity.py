@@ -84,9 +84,12 @@ def test_json_and_3d(capsys):
         (["--size", "32"], "two or three"),
         (["--size", "32", "32", "32", "--network", "emcad"], "2D networks"),
         (["--size", "33", "64", "--network", "unet"], "the next one is"),
+        (["--size", "4", "4", "--network", "unet"], "give 8 or more"),
+        (["--channels", "0"], "give at least 1"),
+        (["--encoder", "resnet50"], "pvt_v2_b0, pvt_v2_b1"),
     ],
 )
-def test_sizes_that_cannot_be(capsys, arguments, message):
+def test_networks_that_cannot_be(capsys, arguments, message):
     assert main(["complexity", *arguments]) == 2
     assert message in capsys.readouterr().err
 
