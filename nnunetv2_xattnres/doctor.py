@@ -153,7 +153,14 @@ def check_trainers() -> Iterator[Finding]:
 
             found = recursive_find_trainer_class_by_name(TRAINER)
     except Exception as error:
-        yield Finding(PROBLEM, f"nnU-Net does not find {TRAINER}: {_one_line(error)}", (_reinstall(),))
+        text = f"nnU-Net does not find {TRAINER}: {_one_line(error)}"
+        others = [path for path in value.split(os.pathsep) if path and path not in ours]
+        if others:  # nnU-Net imports every file that it finds there
+            yield Finding(
+                PROBLEM, f"{text}; a file in {', '.join(others)} may be what fails, so leave that out", (export,)
+            )
+        else:
+            yield Finding(PROBLEM, text, (_reinstall(),))
         return
     yield Finding(OK, f"nnU-Net finds {found.__name__} (-tr {found.__name__})")
 

@@ -102,6 +102,15 @@ def test_hook_beside_somebody_elses(healthy, monkeypatch):
     assert [finding.status for finding in doctor.check_trainers()] == [OK, OK]
 
 
+def test_a_broken_file_in_somebody_elses_hook_is_not_blamed_on_nnunet(healthy, monkeypatch, tmp_path):
+    (tmp_path / "theirs.py").write_text("import nothing_of_this_name")
+    monkeypatch.setenv("nnUNet_extTrainer", f"{tmp_path}{os.pathsep}{HOOK_FOLDER}")
+    *_, finding = doctor.check_trainers()
+    assert finding.status == doctor.PROBLEM
+    assert f"a file in {tmp_path} may be what fails" in finding.text
+    assert finding.commands == ('export nnUNet_extTrainer="$(nnunetv2_xattnres trainer-path)"',)
+
+
 def test_trainer_that_nnunet_does_not_find(healthy, monkeypatch):
     monkeypatch.setattr(doctor, "TRAINER", "nnUNetTrainer_Nobodys")
     (finding,) = problems(doctor.check_trainers)
