@@ -8,6 +8,7 @@ import platform
 import shutil
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,12 +27,19 @@ from nnunetv2_xattnres.ablation.commands import (
     train_command,
     validation_labels,
 )
+from nnunetv2_xattnres.ablation.digests import check_unchanged
 from nnunetv2_xattnres.ablation.grid import Cell
 from nnunetv2_xattnres.ablation.locks import Lock
 from nnunetv2_xattnres.ablation.process import CommandFailed, Stopped, reason, run_logged
 from nnunetv2_xattnres.ablation.study import COMPLETE, FAILED, PENDING, RUNNING, Study
+from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.plans.files import read_plans
 
 ELSEWHERE = "elsewhere"
+# commands that only look at a cell are in the way for a moment
+PATIENCE_SECONDS = 3.0
+# between two notes of the hours, so that a kill loses no more
+NOTE_SECONDS = 60.0
 _PACKAGES = ("nnunetv2", "torch", "nnunetv2-xattnres")
 
 
@@ -55,7 +63,7 @@ def run_cell(study: Study, cell: Cell, device: Device, stop: Event, started: Cal
         in ``cell.json``, never an exception.
     """
     lock = lock_of(study, cell)
-    if not lock.acquire():
+    if not lock.acquire(PATIENCE_SECONDS):
         return ELSEWHERE
     try:
         if is_complete(study, cell):
@@ -77,8 +85,9 @@ class _Work:
     def __init__(self, study: Study, cell: Cell, device: Device, stop: Event, lock: Lock) -> None:
         self.study, self.cell, self.device, self.stop, self.lock = study, cell, device, stop, lock
         self.folder = study.cell_folder(cell)
-        self.begin = monotonic()
         self.state = study.read_state(cell)
+        self.hours = self.state.get("hours") or 0.0
+        self.begin = self.noted = monotonic()
 
     def run(self) -> str:
         self.update(
@@ -96,7 +105,7 @@ class _Work:
             self.steps()
         except Stopped:
             return self.end(PENDING, interrupted=_now())
-        except CommandFailed as error:
+        except (CommandFailed, InputError) as error:
             return self.end(FAILED, error=str(error))
         except Exception as error:  # whatever it is, the other cells go on
             return self.end(FAILED, error=f"{type(error).__name__}: {error}")
@@ -106,6 +115,8 @@ class _Work:
         return self.end(COMPLETE)
 
     def steps(self) -> None:
+        if self.study.digests:
+            check_unchanged(self.study, read_plans(self.study.dataset, self.study.plans), [self.cell.configuration])
         command = train_command(self.study, self.cell, self.device)
         if command:
             self.execute(command)
@@ -129,7 +140,9 @@ class _Work:
         log = self.folder / "log.txt"
         with log.open("a", encoding="utf-8") as file:
             file.write(f"\n{_now()} $ {line}\n")
-        code = run_logged([executable(command[0]), *command[1:]], variables, log, self.stop, self.lock.descriptor)
+        words = [executable(command[0]), *command[1:]]
+        code = run_logged(words, variables, log, self.stop, self.lock.descriptor, self.note)
+        self.update()
         if code:
             raise CommandFailed(f"{command[0]} {reason(code, log)}")
 
@@ -149,12 +162,19 @@ class _Work:
         count = f"{self.device.gpus} x " if self.device.gpus > 1 else ""
         return f"{count}{debug['gpu_name']}" if self.device.gpus and "gpu_name" in debug else str(self.device)
 
+    def note(self) -> None:
+        """Write the hours down, now and then."""
+        if monotonic() - self.noted >= NOTE_SECONDS:
+            with suppress(OSError):  # a file system that is away for a moment is no reason to end a training
+                self.update()
+
     def update(self, **values: Any) -> None:
-        self.state = self.study.update_state(self.cell, **values)
+        self.noted = monotonic()
+        hours = round(self.hours + (self.noted - self.begin) / 3600, 5)
+        self.state = self.study.update_state(self.cell, hours=hours, **values)
 
     def end(self, state: str, **values: Any) -> str:
-        hours = (self.state.get("hours") or 0) + (monotonic() - self.begin) / 3600
-        self.update(state=state, hours=round(hours, 5), finished=_now() if state != PENDING else None, **values)
+        self.update(state=state, finished=_now() if state != PENDING else None, **values)
         return state
 
 

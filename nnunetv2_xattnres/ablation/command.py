@@ -65,14 +65,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--poll", type=float, default=15, metavar="SECONDS", help="slurm: between looks at the queue")
     other = parser.add_argument_group("instead of running")
     other.add_argument("--status", action="store_true", help="list the cells and what became of them")
-    other.add_argument("--dry-run", action="store_true", help="plan the study and list it")
+    other.add_argument("--dry-run", action="store_true", help="check and list the study, write nothing")
     other.add_argument(
         "--report", action="store_true", help="write the report of what is complete (a run ends with it)"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plan, run what is not complete, list the study and report it; 1 where a cell failed."""
+    """Plan, run what is not complete, list the study and report it; 1 where a cell failed or was not completed."""
     folder = (args.output or Path(f"ablation_{args.dataset}")).resolve()  # commands and jobs run from anywhere
     if args.status or args.report:
         study = Study.load(folder)
@@ -81,16 +81,18 @@ def run(args: argparse.Namespace) -> int:
         if args.report:
             _report(study)
             return 0
-        return _show(study)
+        return int(FAILED in _show(study))
     study = _plan(args, folder)
-    study.save()
     if args.dry_run:
-        return _show(study)
+        return int(FAILED in _show(study))
+    study.save()
     _run(args, study)
-    code = _show(study)
-    if not args.detach and any(each.state == COMPLETE for each in observe(study)):
+    states = _show(study)
+    if args.detach:
+        return int(FAILED in states)
+    if COMPLETE in states:
         _report(study)
-    return code
+    return int(states != {COMPLETE})
 
 
 def _plan(args: argparse.Namespace, folder: Path) -> Study:
@@ -110,6 +112,7 @@ def _plan(args: argparse.Namespace, folder: Path) -> Study:
         list(range(args.seeds)),
         args.network,
         args.convention,
+        args.dry_run,
     )
 
 
@@ -126,7 +129,9 @@ def _run(args: argparse.Namespace, study: Study) -> None:
     from nnunetv2_xattnres.ablation.local import devices, run_local
 
     stop = Event()
-    previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    # nohup, and a shell that starts this in the background, hand on that a signal is ignored
+    heard = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, _interrupt) for number in heard}
     try:
         run_local(study, todo, devices(args.gpus), events, stop)
     except KeyboardInterrupt:
@@ -157,14 +162,15 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _show(study: Study) -> int:
+def _show(study: Study) -> set[str]:
+    """List the cells; returns the states that there are."""
     seen = observe(study)
     print(table(seen))
     print(summary(seen))
-    failed = [each for each in seen if each.state == FAILED]
-    for each in failed:
-        print(f"{each.cell.name} failed: {each.detail}\n  log: {study.cell_folder(each.cell) / 'log.txt'}")
-    return 1 if failed else 0
+    for each in seen:
+        if each.state == FAILED:
+            print(f"{each.cell.name} failed: {each.detail}\n  log: {study.cell_folder(each.cell) / 'log.txt'}")
+    return {each.state for each in seen}
 
 
 def _report(study: Study) -> None:

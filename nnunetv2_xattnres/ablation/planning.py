@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
 
+from nnunetv2_xattnres.ablation.commands import test_set
+from nnunetv2_xattnres.ablation.digests import check_unchanged, digests
 from nnunetv2_xattnres.ablation.grid import Cell, expand
 from nnunetv2_xattnres.ablation.study import Study
 from nnunetv2_xattnres.ablation.trainer_names import check_trainer
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.plans.files import dataset_folder, not_preprocessed
+from nnunetv2_xattnres.plans.studies import make_variants
 
 
 def plan_study(
@@ -25,12 +28,13 @@ def plan_study(
     seeds: list[int],
     network: str | None = None,
     convention: str = "nnunet",
+    dry: bool = False,
 ) -> Study:
     """Plan the cells that are asked for; what the folder's study has already stays in it.
 
-    A plans file that holds every variant already is taken as it is (also with another encoder or input size, as
-    ``nnunetv2_xattnres plan`` wrote it); otherwise the variants are built, checked and written. Nothing is saved here
-    but that plans file.
+    Variants that the plans file holds already are taken as they are (also with another encoder or input size, as
+    ``nnunetv2_xattnres plan`` wrote them); the others are built, checked and written. Nothing is saved here but that
+    plans file.
 
     Args:
         folder: The study's folder, new or old.
@@ -44,12 +48,13 @@ def plan_study(
         seeds: Seeds of each.
         network: As in ``nnunetv2_xattnres plan``; ``None`` takes the one in the plans.
         convention: How predictions are scored, ``nnunet`` or ``transunet``.
+        dry: Check everything, and do not write the plans file either.
 
     Raises:
-        InputError: something is missing, or the folder holds a study of other data, plans, trainer or convention.
+        InputError: something is missing or not preprocessed; the plans file holds variants of other plans or of another
+            network; the folder holds a study of other data, plans, trainer or convention, or of configurations that
+            have changed since.
     """
-    from nnunetv2_xattnres.plans.files import dataset_folder
-
     preprocessed = dataset_folder(dataset)
     study = Study(
         folder, preprocessed.name, str(preprocessed / "dataset.json"), plans, base_plans, configuration, trainer
@@ -57,33 +62,28 @@ def plan_study(
     study.convention = convention
     if not os.environ.get("nnUNet_raw"):  # noqa: SIM112
         raise InputError("nnUNet_raw is not set: export it, as for every nnU-Net command")
-    _check_folds(preprocessed, folds)
+    _check_folds(preprocessed, study, folds)
     check_trainer(trainer)
     there = Study.load(folder)
     if there is None:
         _check_new(folder)
     else:
         _check_same(there, study)
-    found = _configurations(preprocessed, configuration, base_plans, plans, studies, network)
+    variants = make_variants(preprocessed.name, configuration, base_plans, plans, network, studies, keep=True)
+    if todo := not_preprocessed(preprocessed.name, variants.plans, variants.found, base_plans):
+        raise InputError(f"{preprocessed} lacks the data to train on: run this first", todo)
     cells = {cell.name: cell for cell in (there.cells if there else [])}
-    for cell in expand(found, trainer, folds, seeds):
+    for cell in expand(variants.found, trainer, folds, seeds):
         known = cells.get(cell.name)
         cells[cell.name] = _joined(known, cell) if known else cell
     study.cells = sorted(cells.values(), key=lambda cell: cell.seed)
+    configurations = [cell.configuration for cell in study.cells]
+    if there is not None:
+        check_unchanged(there, variants.plans, configurations)
+    study.digests = digests(variants.plans, configurations)
+    if not dry:
+        variants.write()
     return study
-
-
-def _configurations(
-    preprocessed: Path, configuration: str, base_plans: str, plans: str, studies: list[str], network: str | None
-) -> dict[str, dict[str, Any]]:
-    from nnunetv2_xattnres.plans.files import read_existing, read_plans, resolve
-    from nnunetv2_xattnres.plans.studies import cells, write_plans
-
-    found = cells(configuration, resolve(read_plans(preprocessed.name, base_plans), configuration), network, studies)
-    existing = read_existing(preprocessed.name, plans)
-    if existing is None or not set(found) <= set(existing["configurations"]):
-        write_plans(preprocessed.name, configuration, base_plans, plans, network, studies)
-    return found
 
 
 def _joined(known: Cell, new: Cell) -> Cell:
@@ -107,10 +107,15 @@ def _check_same(there: Study, asked: Study) -> None:
         raise InputError(f"{there.folder} holds another study: give another folder with --output", problems)
 
 
-def _check_folds(preprocessed: Path, folds: list[int | str]) -> None:
-    """nnU-Net trains a fold that is not in the splits on a random split, silently."""
+def _check_folds(preprocessed: Path, study: Study, folds: list[int | str]) -> None:
+    """nnU-Net trains a fold that is not in the splits on a random split, silently, and ``all`` without a validation."""
     splits = preprocessed / "splits_final.json"
     count = len(json.loads(splits.read_text(encoding="utf-8"))) if splits.is_file() else 5
     beyond = [str(fold) for fold in folds if isinstance(fold, int) and fold >= count]
     if beyond:
         raise InputError(f"--folds {','.join(beyond)}: the data set has {count} fold(s), 0 to {count - 1} ({splits})")
+    if "all" in folds and test_set(study) is None:
+        raise InputError(
+            f"--folds all trains on every case, and {study.dataset} has no imagesTs with labelsTs in nnUNet_raw: the "
+            "scores would be those of training cases. Give folds by their numbers, or add a test set"
+        )

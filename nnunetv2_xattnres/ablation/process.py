@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Event
 
@@ -23,7 +23,12 @@ class CommandFailed(Exception):
 
 
 def run_logged(
-    command: Sequence[str], variables: Mapping[str, str], log: Path, stop: Event, keep: int | None = None
+    command: Sequence[str],
+    variables: Mapping[str, str],
+    log: Path,
+    stop: Event,
+    keep: int | None = None,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> int:
     """Run a command to its end.
 
@@ -33,6 +38,7 @@ def run_logged(
         log: File that its output is appended to.
         stop: Ends the command, and all processes that it started, when set.
         keep: A file descriptor that the command inherits (its cell's lock).
+        meanwhile: Called several times a second while the command runs.
 
     Returns:
         The exit code.
@@ -54,6 +60,7 @@ def run_logged(
             while process.poll() is None:
                 if stop.wait(0.2):
                     raise Stopped
+                meanwhile()
         finally:  # also on an exception that a signal handler raises here
             if process.poll() is None:
                 _end(process)

@@ -23,12 +23,14 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """The content of a file, ``None`` where there is none.
 
     Raises:
-        InputError: it is not JSON.
+        InputError: it may not be read, or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error})") from error
     except ValueError as error:
         raise InputError(f"{path} cannot be read as JSON ({error}): repair it, or remove it to start anew") from error
 
@@ -62,6 +64,7 @@ class Study:
         trainer: The trainer that was asked for.
         cells: Everything to run.
         convention: How predictions are scored, ``nnunet`` or ``transunet``.
+        digests: Name of each configuration to the digest of what it was when the study was planned.
     """
 
     folder: Path
@@ -73,6 +76,7 @@ class Study:
     trainer: str
     cells: list[Cell] = field(default_factory=list)
     convention: str = "nnunet"
+    digests: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: Path) -> Study | None:
@@ -83,30 +87,40 @@ class Study:
         names = ("dataset", "dataset_json", "plans", "base_plans", "configuration", "trainer")
         try:
             cells = [Cell.from_json(cell) for cell in content["cells"]]
-            return cls(folder, *(content[name] for name in names), cells, content.get("convention", "nnunet"))
+            later = content.get("convention", "nnunet"), content.get("digests", {})  # not in the first versions' files
+            return cls(folder, *(content[name] for name in names), cells, *later)
         except (KeyError, TypeError) as error:
             raise InputError(f"{folder / 'study.json'} is not a study of this program ({error!r})") from error
 
     def save(self) -> None:
-        """Write ``study.json``, and a pending state for each cell that has none."""
-        write_json(
-            self.folder / "study.json",
-            {
-                "dataset": self.dataset,
-                "dataset_json": self.dataset_json,
-                "plans": self.plans,
-                "base_plans": self.base_plans,
-                "configuration": self.configuration,
-                "trainer": self.trainer,
-                "convention": self.convention,
-                "folds": list(dict.fromkeys(cell.fold for cell in self.cells)),
-                "seeds": list(dict.fromkeys(cell.seed for cell in self.cells)),
-                "cells": [cell.to_json() for cell in self.cells],
-            },
-        )
-        for cell in self.cells:
-            if not self.state_file(cell).exists():
-                write_json(self.state_file(cell), {"state": PENDING})
+        """Write ``study.json``, and a pending state for each cell that has none.
+
+        Raises:
+            InputError: the folder cannot be made or written to.
+        """
+        content = {
+            "dataset": self.dataset,
+            "dataset_json": self.dataset_json,
+            "plans": self.plans,
+            "base_plans": self.base_plans,
+            "configuration": self.configuration,
+            "trainer": self.trainer,
+            "convention": self.convention,
+            "digests": self.digests,
+            "folds": list(dict.fromkeys(cell.fold for cell in self.cells)),
+            "seeds": list(dict.fromkeys(cell.seed for cell in self.cells)),
+            "cells": [cell.to_json() for cell in self.cells],
+        }
+        try:
+            write_json(self.folder / "study.json", content)
+            for cell in self.cells:
+                if not self.state_file(cell).exists():
+                    write_json(self.state_file(cell), {"state": PENDING})
+        except OSError as error:
+            raise InputError(
+                f"the study cannot be written to {self.folder} ({error.strerror or error}): give another folder with "
+                "--output"
+            ) from error
 
     def cell_folder(self, cell: Cell) -> Path:
         """Where the cell's state, log, predictions and scores are."""
@@ -138,3 +152,8 @@ class Study:
         """Where nnU-Net keeps the cell's checkpoints, logs and validation."""
         model = f"{cell.trainer}__{self.plans}__{cell.configuration}"
         return self.results(cell) / self.dataset / model / f"fold_{cell.fold}"
+
+    def training_logs(self, cell: Cell) -> list[Path]:
+        """nnU-Net's logs of the cell's training, oldest first: a training that continues has several."""
+        # their names have the month and the day without zeros, so they do not sort by time
+        return sorted(self.fold_folder(cell).glob("training_log_*.txt"), key=lambda path: path.stat().st_mtime)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nnunetv2_xattnres.plans.files import dataset_folder, read_plans, resolve
-from nnunetv2_xattnres.plans.studies import STUDIES, write_plans
+from nnunetv2_xattnres.plans.files import dataset_folder, not_preprocessed
+from nnunetv2_xattnres.plans.studies import STUDIES, make_variants
 from nnunetv2_xattnres.plans.variants import NETWORKS
 
 
@@ -46,12 +46,12 @@ def run(args: argparse.Namespace) -> int:
     weights = None if args.encoder_weights.lower() == "none" else args.encoder_weights
     if weights not in (None, "imagenet"):
         weights = str(Path(weights).expanduser().resolve())
-    found = write_plans(
+    variants = make_variants(
         args.dataset, args.configuration, args.plans, args.output, args.network, args.study,
         encoder=args.encoder, encoder_weights=weights, input_size=args.input_size, overwrite=args.overwrite,
     )  # fmt: skip
-    folder = dataset_folder(args.dataset)
-    plans = read_plans(args.dataset, args.output)
+    variants.write()
+    found, folder = variants.found, dataset_folder(args.dataset)
     print(f"{folder / args.output}.json: {len(found)} configurations, {args.plans} unchanged\n")
     number = int(folder.name[7:10])
     width = max(map(len, found))
@@ -62,7 +62,6 @@ def run(args: argparse.Namespace) -> int:
     if any(cell["network"] == "emcad" for cell in found.values()):
         print("nnUNetTrainer_EMCAD loads the encoder's weights; every other trainer starts EMCAD from random weights.")
         print('Our trainers need: export nnUNet_extTrainer="$(nnunetv2_xattnres trainer-path)"')
-    for identifier in sorted({resolve(plans, name)["data_identifier"] for name in found}):
-        if not (folder / identifier).is_dir():
-            print(f"\nNot preprocessed yet ({identifier}): nnUNetv2_preprocess -d {number} -plans_name {args.plans}")
+    for line in not_preprocessed(args.dataset, variants.plans, found, args.plans):
+        print(f"\n{line}")
     return 0

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.outputs import written
 
 
 def dataset_folder(dataset: int | str) -> Path:
@@ -75,47 +76,74 @@ def read_existing(dataset: int | str, plans_name: str) -> dict[str, Any] | None:
     return plans
 
 
+def lineage(plans: dict[str, Any], configuration: str) -> list[str]:
+    """A configuration and those that it inherits from, nearest first.
+
+    Raises:
+        InputError: one of them is not in the plans.
+    """
+    there = plans["configurations"]
+    if configuration not in there:
+        raise InputError(f"no configuration {configuration} in {plans['plans_name']}: it has {', '.join(there)}")
+    names = [configuration]
+    while (parent := there[names[-1]].get("inherits_from")) is not None:
+        if parent in names or parent not in there:
+            raise InputError(
+                f"configuration {configuration} of {plans['plans_name']} inherits from {parent}: not usable"
+            )
+        names.append(parent)
+    return names
+
+
 def resolve(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
     """A configuration with everything that it inherits (as nnU-Net reads it).
 
     Raises:
         InputError: it is not in the plans.
     """
-    if configuration not in plans["configurations"]:
-        there = ", ".join(plans["configurations"])
-        raise InputError(f"no configuration {configuration} in {plans['plans_name']}: it has {there}")
-    resolved = dict(plans["configurations"][configuration])
-    seen = [configuration]
-    while (parent := resolved.pop("inherits_from", None)) is not None:
-        if parent in seen or parent not in plans["configurations"]:
-            raise InputError(
-                f"configuration {configuration} of {plans['plans_name']} inherits from {parent}: not usable"
-            )
-        seen.append(parent)
-        resolved = {**plans["configurations"][parent], **resolved}
+    resolved: dict[str, Any] = {}
+    for name in reversed(lineage(plans, configuration)):
+        resolved.update(plans["configurations"][name])
+    resolved.pop("inherits_from", None)
     if "architecture" not in resolved:
         raise InputError(f"{plans['plans_name']} are plans of nnU-Net before 2.4: plan this data set again")
     return resolved
 
 
-def merge(existing: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """``existing`` with the configurations of ``new`` added.
+def merge(existing: dict[str, Any], new: dict[str, Any], configurations: Iterable[str]) -> dict[str, Any]:
+    """``existing`` with the configurations of ``new`` that it lacks.
+
+    Args:
+        existing: Plans that we wrote before.
+        new: Plans that add to them.
+        configurations: Those of ``new`` that count: they, and what they inherit from, have to be the same in both.
 
     Raises:
-        InputError: anything in ``existing`` would change.
+        InputError: the two were made from different plans, or anything that counts would change.
     """
+    name, base = existing["plans_name"], new["xattnres"]["base_plans"]
+    made_from = existing["xattnres"].get("base_plans")
+    if made_from != base:
+        raise InputError(
+            f"{name} holds variants of {made_from}, asked for are variants of {base}: give another name for the plans "
+            "to write with -o"
+        )
+    have = existing["configurations"]
+    needed = dict.fromkeys(each for configuration in configurations for each in lineage(new, configuration))
     problems = [f"{key} is different" for key in new if key != "configurations" and new[key] != existing.get(key)]
-    for name, configuration in new["configurations"].items():
-        have = existing["configurations"].get(name)
-        if have is not None and have != configuration:
-            problems.append(f"configuration {name} is different")
+    problems += [
+        f"configuration {each} is different"
+        for each in needed
+        if each in have and have[each] != new["configurations"][each]
+    ]
     if problems:
         raise InputError(
-            f"{existing['plans_name']} exists already, with another content: give another name with -o, or --overwrite "
-            "to replace the whole file",
+            f"{name} exists already, and is not what {base} and these options give: give another name for the plans to "
+            "write with -o, or replace the whole file with `nnunetv2_xattnres plan ... --overwrite`",
             problems,
         )
-    return {**existing, "configurations": {**existing["configurations"], **new["configurations"]}}
+    added = {each: content for each, content in new["configurations"].items() if each not in have}
+    return {**existing, "configurations": {**have, **added}}
 
 
 def check_builds(plans: dict[str, Any], dataset_json: dict[str, Any], configurations: Sequence[str]) -> None:
@@ -147,9 +175,27 @@ def check_builds(plans: dict[str, Any], dataset_json: dict[str, Any], configurat
 
 
 def save_plans(dataset: int | str, plans: dict[str, Any]) -> Path:
-    """Write the plans under their name, all or nothing; returns the file."""
+    """Write the plans under their name, all or nothing, also when two processes do; returns the file.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
     path = dataset_folder(dataset) / f"{plans['plans_name']}.json"
-    temporary = path.with_suffix(".json.part")
-    temporary.write_text(json.dumps(plans, indent=4), encoding="utf-8")
-    temporary.replace(path)
+    with written(path) as partial:
+        partial.write_text(json.dumps(plans, indent=4), encoding="utf-8")
     return path
+
+
+def not_preprocessed(
+    dataset: int | str, plans: dict[str, Any], configurations: Iterable[str], base_plans: str
+) -> list[str]:
+    """A line for each kind of data that these variants of ``base_plans`` lack, with the command that makes it."""
+    folder = dataset_folder(dataset)
+    command = f"nnUNetv2_preprocess -d {int(folder.name[7:10])} -plans_name {base_plans} -c"
+    # the parent, which the base plans have under the same name
+    parents = {resolve(plans, name)["data_identifier"]: lineage(plans, name)[:2][-1] for name in configurations}
+    return [
+        f"Not preprocessed yet ({identifier}): {command} {parent}"
+        for identifier, parent in parents.items()
+        if not (folder / identifier).is_dir()
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 from nnunetv2_xattnres.errors import InputError
@@ -19,6 +20,7 @@ from nnunetv2_xattnres.plans.files import (
 from nnunetv2_xattnres.plans.variants import (
     NETWORKS,
     architecture,
+    class_of,
     configuration_name,
     dimensions,
     exists_in,
@@ -83,7 +85,29 @@ def cells(parent_name: str, parent: dict[str, Any], network: str | None, studies
     return found
 
 
-def write_plans(
+@dataclass(frozen=True)
+class Variants:
+    """Plans with the variants, checked, and not written yet.
+
+    Args:
+        dataset: Number or name of the data set.
+        found: Name of each configuration asked for to ``{"variant", "network", "studies"}``.
+        plans: Content of the plans file, with what it holds already.
+        changed: Whether the file does not hold that yet.
+    """
+
+    dataset: int | str
+    found: dict[str, Cell]
+    plans: dict[str, Any]
+    changed: bool
+
+    def write(self) -> None:
+        """Write the plans file, if it would change."""
+        if self.changed:
+            save_plans(self.dataset, self.plans)
+
+
+def make_variants(
     dataset: int | str,
     configuration: str | Sequence[str] = "2d",
     base_plans: str = "nnUNetPlans",
@@ -94,13 +118,14 @@ def write_plans(
     encoder: str = "pvt_v2_b2",
     encoder_weights: str | None = "imagenet",
     input_size: Sequence[int] | None = None,
+    keep: bool = False,
     overwrite: bool = False,
-) -> dict[str, Cell]:
-    """Write ``output_plans.json`` beside ``base_plans.json`` in nnU-Net's preprocessed folder.
+) -> Variants:
+    """The content of ``output_plans.json``, which is to stand beside ``base_plans.json`` in nnU-Net's folder.
 
     Every variant inherits from ``configuration``, so it uses the same preprocessed data, and repeats the whole
-    ``architecture`` (nnU-Net merges only top-level keys). Each network is built once before anything is written. To
-    plans that this function wrote before it adds; a configuration in them that would change is an error.
+    ``architecture`` (nnU-Net merges only top-level keys). Each new network is built once. Plans that were written
+    before are added to; what is asked for and would change in them is an error, and so are other base plans.
 
     Args:
         dataset: Number or name of the data set.
@@ -112,10 +137,8 @@ def write_plans(
         encoder: EMCAD's encoder.
         encoder_weights: What ``nnUNetTrainer_EMCAD`` loads into it: ``imagenet``, a file, or ``None``.
         input_size: Fixed input size of EMCAD and the paper's U-Net.
+        keep: Take the variants of ``output_plans.json`` as they are, whatever options they were written with.
         overwrite: Replace an existing ``output_plans.json`` as a whole.
-
-    Returns:
-        Name of each configuration asked for to ``{"variant", "network", "studies"}``.
 
     Raises:
         InputError: something is missing, does not fit, does not build, or would be overwritten.
@@ -123,16 +146,24 @@ def write_plans(
     if output_plans == base_plans:
         raise InputError(f"the plans to write have the name of the plans to read, {base_plans}: give another with -o")
     base = read_plans(dataset, base_plans)
-    dataset_json = read_dataset_json(dataset)
+    existing = None if overwrite else read_existing(dataset, output_plans)
+    there = existing["configurations"] if existing is not None else {}
+    plans = {**deepcopy(base), "plans_name": output_plans, "xattnres": {"base_plans": base_plans}}
     parents = [configuration] if isinstance(configuration, str) else list(configuration)
-    plans = deepcopy(base)
-    plans["plans_name"] = output_plans
-    plans["xattnres"] = {"base_plans": base_plans}
     found: dict[str, Cell] = {}
+    made: list[str] = []
     for parent_name in parents:
         parent = resolve(base, parent_name)
+        if parent.get("previous_stage"):
+            raise InputError(
+                f"{parent_name} refines what {parent['previous_stage']} has predicted for it by this name, and variants "
+                "have other names: train it with -tr nnUNetTrainer_XAttnRes, or choose another configuration"
+            )
         for name, cell in cells(parent_name, parent, network, studies).items():
             found[name] = cell
+            if keep and name in there:
+                continue
+            made.append(name)
             plans["configurations"][name] = {
                 "inherits_from": parent_name,
                 "architecture": architecture(
@@ -144,10 +175,24 @@ def write_plans(
                     input_size=None if input_size is None else list(input_size),
                 ),
             }
-    existing = None if overwrite else read_existing(dataset, output_plans)
     if existing is not None:
-        plans = merge(existing, plans)
-    if plans != existing:
-        check_builds(plans, dataset_json, list(found))
-        save_plans(dataset, plans)
-    return found
+        plans = merge(existing, plans, [*parents, *made])
+        _check_networks(existing, found)
+    if new := [name for name in made if name not in there]:
+        check_builds(plans, read_dataset_json(dataset), new)
+    return Variants(dataset, found, plans, plans != existing)
+
+
+def _check_networks(plans: dict[str, Any], found: dict[str, Cell]) -> None:
+    """Variants of U-Net and of the residual encoder have the same names."""
+    problems = []
+    for name in found.keys() & plans["configurations"].keys():
+        has = resolve(plans, name)["architecture"]["network_class_name"]
+        if has != class_of(found[name]["network"]):
+            problems.append(f"configuration {name} has {has}, asked for is {found[name]['network']}")
+    if problems:
+        raise InputError(
+            f"{plans['plans_name']} holds variants of another network: give another name for the plans to write "
+            "with -o",
+            sorted(problems),
+        )

@@ -45,6 +45,11 @@ def network_of(configuration: dict[str, Any]) -> str | None:
     return _STOCK_CLASSES.get(configuration["architecture"]["network_class_name"].rsplit(".", 1)[-1])
 
 
+def class_of(network: str) -> str:
+    """The class that a configuration of that network names."""
+    return f"{PACKAGE}.{_OUR_CLASSES[network]}"
+
+
 def dimensions(configuration: dict[str, Any]) -> int:
     """2 or 3."""
     return len(configuration["patch_size"])
@@ -88,7 +93,7 @@ def architecture(
     Raises:
         InputError: the parent is not of the network that is asked for.
     """
-    name = f"{PACKAGE}.{_OUR_CLASSES[network]}"
+    name = class_of(network)
     routing = routing_of(variant)
     if network in ("unet", "resenc"):
         found = network_of(parent)

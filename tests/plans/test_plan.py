@@ -9,7 +9,8 @@ from nnunetv2_xattnres import architectures
 from nnunetv2_xattnres.architectures.routing import VARIANTS, Routing
 from nnunetv2_xattnres.cli import main
 from nnunetv2_xattnres.errors import InputError
-from nnunetv2_xattnres.plans.studies import STUDIES, write_plans
+from nnunetv2_xattnres.plans.files import save_plans
+from nnunetv2_xattnres.plans.studies import STUDIES, make_variants
 
 NAMES_2D = [
     "2d_baseline", "2d_noskip", "2d_replace", "2d_both", "2d_encoder", "2d_decoder",
@@ -26,6 +27,12 @@ def folder(tmp_path, monkeypatch):
     folder = tmp_path / "Dataset011_Polyps"
     plans_phantom.write(folder)
     return folder
+
+
+def write_plans(*arguments, **options):
+    variants = make_variants(*arguments, **options)
+    variants.write()
+    return variants.found
 
 
 def load(folder, name="nnUNetXAttnResPlans"):
@@ -123,6 +130,55 @@ def test_nothing_is_overwritten_silently(folder, capsys):
         write_plans(11, output_plans="mine", studies=["skip"])
 
 
+def test_other_base_plans_need_another_name_and_other_configurations_do_not(folder, capsys):
+    write_plans(11, studies=["skip"])
+    plans_phantom.write(folder, name="nnUNetPlans_small")
+    assert main(["plan", "11", "-p", "nnUNetPlans_small", "--study", "skip"]) == 2
+    error = capsys.readouterr().err
+    assert "holds variants of nnUNetPlans, asked for are variants of nnUNetPlans_small" in error and "with -o" in error
+    base = load(folder, "nnUNetPlans")
+    base["configurations"]["2d_other"] = {"inherits_from": "2d", "batch_size": 9}
+    (folder / "nnUNetPlans.json").write_text(json.dumps(base))
+    write_plans(11, studies=["position"])
+    base["configurations"]["2d_other"]["batch_size"] = 11  # which the variants of 2d have nothing to do with
+    (folder / "nnUNetPlans.json").write_text(json.dumps(base))
+    write_plans(11, studies=["init"])
+    assert {"2d_both", "2d_encoder", "2d_init_random"} <= set(load(folder)["configurations"])
+    with pytest.raises(InputError, match="configuration 2d_other is different"):
+        write_plans(11, "2d_other", studies=["skip"])
+    base["configurations"]["2d"]["batch_size"] = 7
+    (folder / "nnUNetPlans.json").write_text(json.dumps(base))
+    with pytest.raises(InputError, match="configuration 2d is different"):
+        write_plans(11, studies=["init"])
+
+
+def test_two_processes_write_one_plans_file(folder, monkeypatch):
+    """Each has a file of its own until it is whole: the later one counts."""
+    plans = load(folder, "nnUNetPlans")
+    whole = type(folder).replace
+
+    def meanwhile(part, target):
+        monkeypatch.undo()
+        monkeypatch.setenv("nnUNet_preprocessed", str(folder.parent))
+        monkeypatch.setattr("os.getpid", lambda: 1)  # the other process
+        save_plans(11, {**plans, "plans_name": "both", "by": "the other"})
+        return whole(part, target)
+
+    monkeypatch.setattr(type(folder), "replace", meanwhile)
+    save_plans(11, {**plans, "plans_name": "both", "by": "this one"})
+    assert load(folder, "both")["by"] == "this one"
+    assert sorted(path.name for path in folder.iterdir()) == ["both.json", "dataset.json", "nnUNetPlans.json"]
+
+
+def test_what_is_not_preprocessed_is_named_with_its_command(folder, capsys):
+    command = "Not preprocessed yet (nnUNetPlans_2d): nnUNetv2_preprocess -d 11 -plans_name nnUNetPlans -c 2d"
+    assert main(["plan", "11", "--study", "skip"]) == 0
+    assert command in capsys.readouterr().out.splitlines()
+    (folder / "nnUNetPlans_2d").mkdir()
+    assert main(["plan", "11", "--study", "skip"]) == 0
+    assert "Not preprocessed" not in capsys.readouterr().out
+
+
 def test_what_does_not_build_is_not_written(folder):
     plans = load(folder, "nnUNetPlans")
     plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["features_per_stage"] = [4, 8]
@@ -148,6 +204,15 @@ def test_what_does_not_build_is_not_written(folder):
 def test_errors_say_what_to_do(folder, capsys, arguments, message):
     assert main(["plan", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_second_stage_of_a_cascade_has_no_variants(folder, capsys):
+    """nnU-Net looks for the first stage's predictions under the configuration's own name."""
+    plans = load(folder, "nnUNetPlans")
+    plans["configurations"]["2d_cascade"] = {"inherits_from": "2d", "previous_stage": "2d"}
+    (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
+    assert main(["plan", "11", "-c", "2d_cascade"]) == 2
+    assert "-tr nnUNetTrainer_XAttnRes" in capsys.readouterr().err
 
 
 def test_network_of_somebody_else(folder):

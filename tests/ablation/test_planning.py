@@ -1,0 +1,274 @@
+"""Planning a study: which plans it takes, what it refuses, and what it writes."""
+
+import json
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from nnunetv2_xattnres.ablation.cell import run_cell
+from nnunetv2_xattnres.ablation.commands import Device
+from nnunetv2_xattnres.ablation.planning import plan_study
+from nnunetv2_xattnres.ablation.study import Study
+from nnunetv2_xattnres.ablation.trainer_names import check_trainer
+from nnunetv2_xattnres.cli import main
+from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.plans.studies import make_variants
+
+
+@pytest.fixture
+def preprocessed(tmp_path, monkeypatch):
+    """A preprocessed data set as the planner leaves it, with a small U-Net."""
+    folder = tmp_path / "preprocessed" / "Dataset007_Plans"
+    (folder / "nnUNetPlans_2d").mkdir(parents=True)
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    torch_conv, torch_norm = "torch.nn.modules.conv.Conv2d", "torch.nn.modules.instancenorm.InstanceNorm2d"
+    kwargs = {
+        "n_stages": 3,
+        "features_per_stage": [4, 8, 8],
+        "conv_op": torch_conv,
+        "kernel_sizes": [[3, 3]] * 3,
+        "strides": [[1, 1], [2, 2], [2, 2]],
+        "n_conv_per_stage": [1, 1, 1],
+        "n_conv_per_stage_decoder": [1, 1],
+        "conv_bias": True,
+        "norm_op": torch_norm,
+        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "dropout_op": None,
+        "dropout_op_kwargs": None,
+        "nonlin": "torch.nn.LeakyReLU",
+        "nonlin_kwargs": {"inplace": True},
+    }
+    configuration = {
+        "data_identifier": "nnUNetPlans_2d",
+        "preprocessor_name": "DefaultPreprocessor",
+        "batch_size": 2,
+        "patch_size": [32, 32],
+        "spacing": [1.0, 1.0],
+        "normalization_schemes": ["ZScoreNormalization"],
+        "use_mask_for_norm": [False],
+        "batch_dice": True,
+        "architecture": {
+            "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+            "arch_kwargs": kwargs,
+            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+        },
+    }
+    plans = {
+        "dataset_name": folder.name,
+        "plans_name": "nnUNetPlans",
+        "image_reader_writer": "SimpleITKIO",
+        "label_manager": "LabelManager",
+        "configurations": {"2d": configuration},
+    }
+    dataset = {"channel_names": {"0": "MR"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}
+    (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
+    (folder / "dataset.json").write_text(json.dumps(dataset))
+    return folder
+
+
+def plan(folder, **changes):
+    asked = {
+        "dataset": "7",
+        "configuration": "2d",
+        "base_plans": "nnUNetPlans",
+        "plans": "nnUNetXAttnResPlans",
+        "studies": ["skip"],
+        "trainer": "nnUNetTrainer_XAttnRes",
+        "folds": [0],
+        "seeds": [0],
+        **changes,
+    }
+    study = plan_study(folder, **asked)
+    study.save()
+    return study
+
+
+def test_a_study_is_planned_and_grows_without_losing_what_it_has(preprocessed, tmp_path):
+    study = plan(tmp_path / "study")
+    assert [cell.variant for cell in study.cells] == ["baseline", "noskip", "replace", "both"]
+    written = json.loads((preprocessed / "nnUNetXAttnResPlans.json").read_text())["configurations"]
+    assert {cell.configuration for cell in study.cells} <= set(written)
+    study.update_state(study.cells[0], state="failed", error="x")
+
+    more = plan(tmp_path / "study", studies=["skip", "position"], seeds=[0, 1])
+    assert len(more.cells) == 12 and [cell.seed for cell in more.cells] == [0] * 6 + [1] * 6
+    assert more.read_state(more.cells[0])["state"] == "failed"
+    both = {cell.variant: cell.study for cell in more.cells}
+    assert both["noskip"] == ("skip", "position") and both["baseline"] == ("skip",)
+    # a start that asks for less leaves the rest in the study
+    assert plan(tmp_path / "study").cells == more.cells
+    assert Study.load(tmp_path / "study").cells == more.cells
+    networks = {cell.network for cell in plan(tmp_path / "study", studies=["all"]).cells}
+    assert networks == {"unet", "emcad", "paper-unet"}
+
+
+def test_variants_that_are_planned_already_are_taken_as_they_are(preprocessed, tmp_path):
+    plan(tmp_path / "study")
+    file = preprocessed / "nnUNetXAttnResPlans.json"
+    plans = json.loads(file.read_text())
+    plans["configurations"]["2d_both"]["batch_size"] = 7
+    file.write_text(json.dumps(plans))
+    # now without building anything: torch alone takes seconds to import
+    code = "import sys\nfrom nnunetv2_xattnres.cli import main\n"
+    code += f"code = main(['ablate', '7', '--seeds', '10', '--dry-run', '--output', {str(tmp_path / 'other')!r}])\n"
+    code += "print(sorted({'torch', 'nnunetv2'} & set(sys.modules)), code)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-2:] == ["40 cells: 40 pending", "[] 0"]
+    assert json.loads(file.read_text()) == plans
+
+
+def change(file, configuration, **values):
+    """Edit a configuration of a plans file, as a user does."""
+    plans = json.loads(file.read_text())
+    plans["configurations"][configuration].update(values)
+    file.write_text(json.dumps(plans))
+
+
+def test_missing_variants_are_added_to_those_with_options_of_their_own(preprocessed, tmp_path):
+    make_variants(7, network="paper-unet", studies=["skip"], input_size=[64, 96]).write()
+    study = plan(tmp_path / "study", network="paper-unet", studies=["skip", "position"])
+    written = json.loads((preprocessed / "nnUNetXAttnResPlans.json").read_text())["configurations"]
+    sizes = {name: found["architecture"]["arch_kwargs"].get("input_size") for name, found in written.items()}
+    assert sizes["2d_paper_unet_both"] == sizes["2d_paper_unet_noskip"] == [64, 96]
+    assert sizes["2d_paper_unet_encoder"] is sizes["2d_paper_unet_decoder"] is None
+    assert {cell.configuration for cell in study.cells} == set(written) - {"2d"}
+
+
+@pytest.mark.parametrize("studies", [["skip"], ["skip", "init"]])  # all variants are there; some are missing
+def test_variants_of_other_plans_are_not_taken(preprocessed, tmp_path, studies):
+    plan(tmp_path / "study")
+    base = preprocessed / "nnUNetPlans.json"
+    small = {**json.loads(base.read_text()), "plans_name": "nnUNetPlans_small"}
+    (preprocessed / "nnUNetPlans_small.json").write_text(json.dumps(small))
+    before = (preprocessed / "nnUNetXAttnResPlans.json").read_bytes()
+    with pytest.raises(InputError, match=r"variants of nnUNetPlans, asked .* of nnUNetPlans_small: .* with -o"):
+        plan(tmp_path / "other", base_plans="nnUNetPlans_small", studies=studies)
+    plan(tmp_path / "other", base_plans="nnUNetPlans_small", plans="Small", studies=studies)
+    change(base, "2d", batch_size=1)
+    with pytest.raises(InputError, match=r"configuration 2d is different") as caught:
+        plan(tmp_path / "third", studies=studies)
+    assert "not what nnUNetPlans" in str(caught.value) and "with -o" in str(caught.value)
+    assert (preprocessed / "nnUNetXAttnResPlans.json").read_bytes() == before
+    assert not (tmp_path / "third").exists()
+
+
+def test_variants_of_another_network_under_the_same_name_are_not_taken(preprocessed, tmp_path):
+    plan(tmp_path / "study")
+    with pytest.raises(InputError, match=r"variants of another network.* with -o") as caught:
+        plan(tmp_path / "other", network="resenc")
+    assert len(caught.value.problems) == 4
+    assert caught.value.problems[1].startswith("configuration 2d_both has nnunetv2_xattnres.architectures.XAttnResUNet")
+
+
+def test_a_study_does_not_go_on_with_changed_configurations(preprocessed, tmp_path):
+    study = plan(tmp_path / "study", studies=["skip", "position"])
+    file = preprocessed / "nnUNetXAttnResPlans.json"
+    before = file.read_text()
+    change(file, "2d_encoder", batch_size=7)
+    with pytest.raises(InputError, match=r"changed after the study .* --output, or put the plans back") as caught:
+        plan(tmp_path / "study", studies=["skip"])  # also where what has changed is not asked for
+    assert caught.value.problems == ["configuration 2d_encoder is different"]
+    plan(tmp_path / "other", studies=["skip", "position"])
+
+    # nor does a cell that comes to its turn after the change
+    states = {cell.variant: cell for cell in study.cells}
+    assert run_cell(study, states["encoder"], Device(), threading.Event()) == "failed"
+    assert "configuration 2d_encoder is different" in study.read_state(states["encoder"])["error"]
+
+    plans = json.loads(before)
+    del plans["configurations"]["2d_encoder"]
+    file.write_text(json.dumps(plans))
+    with pytest.raises(InputError, match="configuration 2d_encoder is gone"):
+        plan(tmp_path / "study", studies=["skip"])
+    file.write_text(before)
+    assert plan(tmp_path / "study", studies=["skip"]).cells == study.cells
+
+
+def test_a_study_of_a_version_without_digests_opens_and_gets_them(preprocessed, tmp_path):
+    study = plan(tmp_path / "study")
+    file = tmp_path / "study" / "study.json"
+    content = json.loads(file.read_text())
+    assert sorted(content.pop("digests")) == sorted({cell.configuration for cell in study.cells})
+    file.write_text(json.dumps(content))
+    assert Study.load(tmp_path / "study").digests == {}
+    assert plan(tmp_path / "study").digests == study.digests
+    change(preprocessed / "nnUNetXAttnResPlans.json", "2d_both", batch_size=7)
+    with pytest.raises(InputError, match="configuration 2d_both is different"):
+        plan(tmp_path / "study")
+
+
+def test_a_dry_run_writes_nothing(preprocessed, tmp_path, capsys):
+    def files():
+        return {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+
+    before = files()
+    command = ["ablate", "7", "--output", str(tmp_path / "study"), "--dry-run"]
+    assert main([*command, "--seeds", "2"]) == 0
+    assert "8 cells: 8 pending" in capsys.readouterr().out and files() == before
+    plan(tmp_path / "study")
+    before = files()
+    assert main([*command, "--seeds", "3", "--study", "skip,position"]) == 0
+    assert "18 cells: 18 pending" in capsys.readouterr().out and files() == before
+
+
+def test_the_fold_all_needs_a_test_set(preprocessed, tmp_path):
+    with pytest.raises(InputError, match=r"no imagesTs with labelsTs .* scores would be those of training cases"):
+        plan(tmp_path / "study", folds=["all"])
+    assert not (tmp_path / "study").exists() and not (preprocessed / "nnUNetXAttnResPlans.json").exists()
+    for name in ("imagesTs", "labelsTs"):
+        (tmp_path / "raw" / preprocessed.name / name).mkdir(parents=True)
+        (tmp_path / "raw" / preprocessed.name / name / "case").touch()
+    assert {cell.fold for cell in plan(tmp_path / "study", folds=["all"]).cells} == {"all"}
+
+
+def test_data_that_are_not_preprocessed_stop_the_study(preprocessed, tmp_path):
+    (preprocessed / "nnUNetPlans_2d").rmdir()
+    with pytest.raises(InputError, match=r"nnUNetv2_preprocess -d 7 -plans_name nnUNetPlans -c 2d$"):
+        plan(tmp_path / "study")
+    assert not (tmp_path / "study").exists() and not (preprocessed / "nnUNetXAttnResPlans.json").exists()
+
+
+@pytest.mark.parametrize("place", ["/proc/study", "{}/file/study", "{}/file"])
+def test_a_folder_that_cannot_be_made_is_named(preprocessed, tmp_path, capsys, place):
+    (tmp_path / "file").touch()
+    place = place.format(tmp_path)
+    assert main(["ablate", "7", "--output", place]) == 2
+    error = capsys.readouterr().err
+    assert place in error and "--output" in error
+    assert main(["ablate", "7", "--output", place, "--status"]) == 2
+    assert f"there is no study in {place}" in capsys.readouterr().err
+
+
+def test_another_study_or_other_files_in_the_folder_are_refused(preprocessed, tmp_path):
+    plan(tmp_path / "study")
+    with pytest.raises(InputError, match="another study") as caught:
+        plan(tmp_path / "study", trainer="nnUNetTrainer", plans="Others")
+    assert len(caught.value.problems) == 2 and "nnUNetTrainer_XAttnRes" in str(caught.value)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").touch()
+    with pytest.raises(InputError, match="is not a study"):
+        plan(tmp_path / "full")
+    assert not (tmp_path / "full" / "study.json").exists()
+
+
+def test_a_fold_that_the_splits_do_not_have_is_refused(preprocessed, tmp_path):
+    (preprocessed / "splits_final.json").write_text(json.dumps([{"train": [], "val": []}]))
+    with pytest.raises(InputError, match=r"--folds 1,4.*0 to 0"):
+        plan(tmp_path / "study", folds=[0, 1, 4])
+    assert not (tmp_path / "study").exists()
+    with pytest.raises(InputError, match="the studies are skip"):
+        plan(tmp_path / "study", studies=["skips"])
+
+
+def test_a_trainer_that_is_not_there_stops_the_study_before_any_cell(preprocessed, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="is it nnUNetTrainer_XAttnRes_Paper or"):
+        plan(tmp_path / "study", trainer="nnUNetTrainer_XAttnRes_Papre")
+    assert not (tmp_path / "study").exists()
+    check_trainer("nnUNetTrainer_5epochs")
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "own.py").write_text("class nnUNetTrainer_Own(nnUNetTrainer):\n    pass\n")
+    monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path / "theirs"))
+    check_trainer("nnUNetTrainer_Own")
