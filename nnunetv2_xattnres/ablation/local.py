@@ -39,10 +39,10 @@ def devices(gpus: int | None) -> list[Device]:
         gpus: How many GPUs to use; ``None`` is all there are, 0 the CPU.
 
     Raises:
-        InputError: more than there are.
+        InputError: more than there are, or a negative number.
     """
     there = visible_gpus()
-    if gpus is not None and gpus > len(there):
+    if gpus is not None and not 0 <= gpus <= len(there):
         raise InputError(f"--gpus {gpus}: this machine shows {len(there)} GPU(s); --gpus 0 runs on the CPU")
     chosen = there if gpus is None else there[:gpus]
     return [Device(1, name) for name in chosen] or [Device()]

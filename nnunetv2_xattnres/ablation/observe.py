@@ -6,6 +6,7 @@ import getpass
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,10 @@ from typing import Any
 from nnunetv2_xattnres.ablation.cell import is_complete, lock_of
 from nnunetv2_xattnres.ablation.grid import Cell
 from nnunetv2_xattnres.ablation.study import COMPLETE, FAILED, PENDING, RUNNING, Study, read_json
+from nnunetv2_xattnres.errors import InputError
 
+# a controller that is busy or restarts is back after moments
+SQUEUE_SECONDS, SQUEUE_WAITS = 20, (1.0, 4.0)
 QUEUED, INTERRUPTED = "queued", "interrupted"
 _EPOCH = re.compile(r": +Epoch (\d+) *$", re.MULTILINE)
 
@@ -45,12 +49,17 @@ def observe(study: Study, jobs: Mapping[str, str] | None = None) -> list[Observa
 
     Args:
         study: The study.
-        jobs: SLURM jobs that are not over, and their state; ``None`` asks the cluster, if a cell was submitted to it.
+        jobs: SLURM jobs that are not over, and their state; ``None`` asks the cluster, if a cell that is not complete
+            was submitted to it.
+
+    Raises:
+        InputError: the cluster was asked and does not answer.
     """
-    submitted = {cell.name: read_json(job_file(study, cell)) for cell in study.cells}
+    submitted = {cell: (read_json(job_file(study, cell)) or {}).get("job") for cell in study.cells}
     if jobs is None:
-        jobs = live_jobs() if any(submitted.values()) else {}
-    return [_observe(study, cell, (submitted[cell.name] or {}).get("job"), jobs) for cell in study.cells]
+        asked = any(job and not is_complete(study, cell) for cell, job in submitted.items())
+        jobs = live_jobs() if asked else {}
+    return [_observe(study, cell, job, jobs) for cell, job in submitted.items()]
 
 
 def job_file(study: Study, cell: Cell) -> Path:
@@ -59,12 +68,27 @@ def job_file(study: Study, cell: Cell) -> Path:
 
 
 def live_jobs() -> dict[str, str]:
-    """The user's SLURM jobs that are not over, and their state; none where there is no SLURM."""
+    """The user's SLURM jobs that are not over, and their state; none where there is no SLURM.
+
+    Raises:
+        InputError: squeue fails or hangs, several times: which jobs there are is not known then.
+    """
     if shutil.which("squeue") is None:
         return {}
     command = ["squeue", "--noheader", "--user", getpass.getuser(), "--format", "%i %T"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    return dict(line.split() for line in done.stdout.splitlines()) if done.returncode == 0 else {}
+    why = ""
+    for wait in (*SQUEUE_WAITS, None):
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=SQUEUE_SECONDS)
+        except subprocess.TimeoutExpired:
+            why = f"nothing within {SQUEUE_SECONDS} s"
+        else:
+            if done.returncode == 0:
+                return dict(line.split() for line in done.stdout.splitlines())
+            why = done.stderr.strip() or f"exit code {done.returncode}"
+        if wait is not None:
+            time.sleep(wait)
+    raise InputError(f"squeue does not answer: {why}. Which jobs are left is not known: try again when SLURM is back")
 
 
 def _observe(study: Study, cell: Cell, job: str | None, jobs: Mapping[str, str]) -> Observation:
@@ -89,7 +113,7 @@ def _observe(study: Study, cell: Cell, job: str | None, jobs: Mapping[str, str])
 
 def _epoch(study: Study, cell: Cell) -> str:
     """``epoch 12``: the last epoch that nnU-Net's newest log of the cell's training has begun."""
-    logs = sorted(study.fold_folder(cell).glob("training_log_*.txt"))
+    logs = study.training_logs(cell)
     if not logs:
         return ""
     with logs[-1].open("rb") as file:

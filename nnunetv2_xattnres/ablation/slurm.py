@@ -15,7 +15,7 @@ from nnunetv2_xattnres.ablation.grid import Cell
 from nnunetv2_xattnres.ablation.listing import Events
 from nnunetv2_xattnres.ablation.local import tell_end
 from nnunetv2_xattnres.ablation.locks import Lock
-from nnunetv2_xattnres.ablation.observe import QUEUED, Observation, job_file, observe
+from nnunetv2_xattnres.ablation.observe import QUEUED, Observation, job_file, live_jobs, observe
 from nnunetv2_xattnres.ablation.study import COMPLETE, FAILED, RUNNING, Study, write_json
 from nnunetv2_xattnres.errors import InputError
 
@@ -65,8 +65,10 @@ def make_executor(study: Study, resources: Resources) -> Any:
     """submitit's executor for SLURM, writing its files below the study.
 
     Raises:
-        InputError: submitit or SLURM is not installed.
+        InputError: submitit or SLURM is not installed, or the number of GPUs is negative.
     """
+    if resources.gpus < 0:
+        raise InputError(f"--gpus {resources.gpus}: give the GPUs of a cell, or 0 for the CPU")
     try:
         from submitit import SlurmExecutor
     except ImportError as error:
@@ -93,7 +95,11 @@ def make_executor(study: Study, resources: Resources) -> Any:
 
 
 def submit(study: Study, resources: Resources, events: Events) -> dict[Cell, str]:
-    """Submit every cell that is neither complete, nor in the queue, nor running anywhere; returns all states then."""
+    """Submit every cell that is neither complete, nor in the queue, nor running anywhere; returns all states then.
+
+    Raises:
+        InputError: sbatch refuses a cell, or SLURM does not say which jobs there are already.
+    """
     executor = make_executor(study, resources)
     states: dict[Cell, str] = {}
     with Lock(study.folder / "submit.lock"):  # two starts at the same moment: the second sees the first one's jobs
@@ -116,20 +122,30 @@ def submit(study: Study, resources: Resources, events: Events) -> dict[Cell, str
 def follow(study: Study, states: dict[Cell, str], events: Events, poll_seconds: float) -> None:
     """Print what happens to the jobs until none is in the queue or running; Ctrl-C leaves them alone.
 
+    While SLURM does not answer, the jobs that it named last count.
+
     Args:
         study: The study.
         states: The states that are known to the reader already, as :func:`submit` returns them.
         events: Told what happens.
         poll_seconds: Time between two looks at the files and the queue.
     """
+    jobs, told = None, False
     while True:
-        now = observe(study)
-        for seen in now:
-            if seen.state != states.get(seen.cell):
-                _tell_change(study, seen, events)
-        states = {seen.cell: seen.state for seen in now}
-        if not {QUEUED, RUNNING} & set(states.values()):
-            return
+        try:
+            jobs, told = live_jobs(), False
+        except InputError as error:
+            if not told:
+                print(f"{error}. Still waiting", flush=True)
+                told = True
+        if jobs is not None:
+            now = observe(study, jobs)
+            for seen in now:
+                if seen.state != states.get(seen.cell):
+                    _tell_change(study, seen, events)
+            states = {seen.cell: seen.state for seen in now}
+            if not {QUEUED, RUNNING} & set(states.values()):
+                return
         time.sleep(poll_seconds)
 
 

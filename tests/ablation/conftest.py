@@ -121,6 +121,7 @@ def stubs(tmp_path, monkeypatch) -> Stubs:
     dataset.mkdir(parents=True)
     (dataset / "dataset.json").write_text('{"file_ending": ".png"}')
     monkeypatch.setattr("nnunetv2_xattnres.ablation.cell.executable", lambda name: str(stubs.commands / name))
+    monkeypatch.setattr("nnunetv2_xattnres.ablation.cell.PATIENCE_SECONDS", 0.1)
     monkeypatch.setattr("nnunetv2_xattnres.ablation.local.POLL_SECONDS", 0.1)
     return stubs
 

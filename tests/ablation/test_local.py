@@ -63,7 +63,7 @@ def test_the_record_of_a_cell_says_what_was_run(stubs):
     assert record["device"] == "CPU" and "nnunetv2" in record["versions"] and record["hours"] >= 0
     train, score = record["commands"]
     assert "XATTNRES_SEED=0 nnUNetv2_train Dataset001_Stub 2d_both 0 -tr T -p P -device cpu" in train
-    assert "evaluate" in score and score.endswith("--convention nnunet --predicted-only")
+    assert "evaluate" in score and score.endswith("--convention nnunet --overwrite --predicted-only")
     assert record["predicted"] == "validation" and record["reference"].endswith("Dataset001_Stub/gt_segmentations")
     predictions = study.cell_folder(cell) / "predictions"
     assert sorted(path.name for path in predictions.iterdir()) == ["case_1.png", "case_2.png"]
@@ -126,6 +126,19 @@ def test_a_stopped_study_continues_from_the_checkpoint(stubs, capsys):
     assert "continues on CPU" in capsys.readouterr().out
 
 
+def test_the_epoch_is_that_of_the_newest_log(stubs):
+    """nnU-Net's names put November 10 before November 9."""
+    study = stubs.study("both")
+    (cell,) = study.cells
+    study.update_state(cell, state="running", started="2026-11-09")
+    study.fold_folder(cell).mkdir(parents=True)
+    for day, epoch in ((10, 57), (9, 12)):
+        log = study.fold_folder(cell) / f"training_log_2026_11_{day}_08_00_00.txt"
+        log.write_text(f"2026-11-{day}: Epoch {epoch} \n")
+        os.utime(log, (day, day))
+    assert observe(study)[0].detail == "epoch 57"
+
+
 def test_every_gpu_works_on_one_cell(stubs):
     study = stubs.study("baseline", "noskip", "both")
     hang = [stubs.tell("hang", f"2d_{name}") for name in ("baseline", "noskip")]
@@ -174,30 +187,38 @@ run_local(study, study.cells, [Device()], Events(1, 0), threading.Event())
 def test_a_killed_start_is_picked_up_once_its_training_is_gone(stubs):
     study = stubs.study("both")
     hang = stubs.tell("hang", "2d_both")
-    process = stubs.start(START.format(folder=str(study.folder)))
+    often = "import nnunetv2_xattnres.ablation.cell as cell\ncell.NOTE_SECONDS = 0\n"
+    process = stubs.start(often + START.format(folder=str(study.folder)))
     until(lambda: (study.fold_folder(study.cells[0]) / "checkpoint_latest.pth").exists())
+    until(lambda: study.read_state(study.cells[0])["hours"] > 0)  # while the training still runs
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     (call,) = stubs.calls()
     assert alive(call["pid"]) and states(study) == ["running"]  # its training still guards the cell
     os.kill(call["pid"], signal.SIGKILL)
     until(lambda: states(study) == ["interrupted"])
-    assert study.read_state(study.cells[0])["state"] == "running"  # nobody was left to write anything else
+    record = study.read_state(study.cells[0])
+    assert record["state"] == "running" and record["hours"] > 0  # nobody was left to write anything else
     hang.unlink()
     run(study)
-    assert states(study) == ["complete"]
+    assert states(study) == ["complete"] and study.read_state(study.cells[0])["hours"] >= record["hours"]
     assert stubs.calls()[1]["arguments"][-1] == "--c"
+
+
+def ablate(stubs, study, before):
+    """Start ``ablate`` on a study in another process, after some code."""
+    code = "import signal, sys, nnunetv2_xattnres.ablation.command as c, nnunetv2_xattnres.cli as cli\n"
+    # tests that a shell started in the background hand on that SIGINT is ignored
+    code += f"signal.signal(signal.SIGINT, signal.default_int_handler)\n{before}\n"
+    code += "c._plan, c._report = (lambda args, folder: c.Study.load(folder)), print\n"
+    code += f"sys.exit(cli.main(['ablate', '1', '--gpus', '0', '--output', {str(study.folder)!r}]))"
+    return stubs.start(code)
 
 
 def test_ctrl_c_ends_the_training_and_leaves_a_study_that_continues(stubs):
     study = stubs.study("both", "baseline")
     hang = stubs.tell("hang", "2d_both")
-    code = "import signal, sys, nnunetv2_xattnres.ablation.command as c, nnunetv2_xattnres.cli as cli\n"
-    # tests that a shell started in the background hand on that SIGINT is ignored
-    code += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    code += "c._plan = lambda args, folder: c.Study.load(folder)\n"
-    code += f"sys.exit(cli.main(['ablate', '1', '--gpus', '0', '--output', {str(study.folder)!r}]))"
-    process = stubs.start(code)
+    process = ablate(stubs, study, "signal.signal(signal.SIGHUP, signal.SIG_DFL)")
     until(lambda: (study.fold_folder(study.cells[0]) / "checkpoint_latest.pth").exists())
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=120)
@@ -206,6 +227,30 @@ def test_ctrl_c_ends_the_training_and_leaves_a_study_that_continues(stubs):
     hang.unlink()
     run(study)
     assert states(study) == ["complete"] * 2
+
+
+@pytest.mark.parametrize(("handler", "code"), [("SIG_IGN", 0), ("SIG_DFL", 130)])
+def test_the_end_of_a_login_ends_the_study_except_under_nohup(stubs, handler, code):
+    study = stubs.study("both")
+    hang = stubs.tell("hang", "2d_both")
+    process = ablate(stubs, study, f"signal.signal(signal.SIGHUP, signal.{handler})")
+    until(lambda: (study.fold_folder(study.cells[0]) / "checkpoint_latest.pth").exists())
+    process.send_signal(signal.SIGHUP)
+    if code:
+        process.wait(120)
+    hang.unlink()
+    process.communicate(timeout=120)
+    assert process.returncode == code and states(study) == ["interrupted" if code else "complete"]
+
+
+def test_a_training_that_somebody_else_ends_is_no_success(stubs):
+    study = stubs.study("both")
+    stubs.tell("hang", "2d_both")
+    process = ablate(stubs, study, "")
+    until(lambda: stubs.calls())
+    os.kill(stubs.calls()[0]["pid"], signal.SIGTERM)
+    process.communicate(timeout=120)
+    assert process.returncode == 1 and states(study) == ["interrupted"]
 
 
 def test_status_imports_neither_torch_nor_nnunet(stubs):
