@@ -156,8 +156,8 @@ def make_variants(
         parent = resolve(base, parent_name)
         if parent.get("previous_stage"):
             raise InputError(
-                f"{parent_name} refines what {parent['previous_stage']} has predicted for it by this name, and variants "
-                "have other names: train it with -tr nnUNetTrainer_XAttnRes, or choose another configuration"
+                f"{parent_name} refines what {parent['previous_stage']} has predicted for it by this name, and "
+                "variants have other names: train it with -tr nnUNetTrainer_XAttnRes, or choose another configuration"
             )
         for name, cell in cells(parent_name, parent, network, studies).items():
             found[name] = cell
