@@ -94,8 +94,7 @@ def read_curve(results: Results, item: Observation) -> Curve | None:
     A resumed training has several logs; where they overlap, the later one counts.
     """
     epochs: dict[int, dict[str, float]] = {}
-    logs = results.study.fold_folder(item.cell).glob("training_log_*.txt")
-    for log in sorted(logs, key=lambda path: path.stat().st_mtime):
+    for log in results.study.training_logs(item.cell):
         epoch = None
         for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
             if found := re.search(r": +Epoch (\d+) *$", line):

@@ -14,7 +14,6 @@ import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from threading import Lock
 
 import numpy as np
 import torch
@@ -64,7 +63,7 @@ def aggregate_backward(values: Sequence[Tensor], query: Tensor, eps: float, grad
         for value, full in zip(values, call.full, strict=True)
     ]
     query_gradient = torch.zeros_like(query, dtype=call.dtype)
-    lock = Lock()
+    parts: dict[Box, tuple[np.ndarray, list[tuple[Tensor, Tensor]]]] = {}
 
     def differentiate_box(box: Box) -> None:
         own_query_gradient = np.zeros_like(call.query)
@@ -78,12 +77,14 @@ def aggregate_backward(values: Sequence[Tensor], query: Tensor, eps: float, grad
                 layouts.append(layout(own, origin))
                 shared.append((part, own))
         differentiate(*call.arguments, box, upstream, np.stack(layouts), own_query_gradient)
-        with lock:
-            query_gradient.add_(torch.from_numpy(own_query_gradient))
-            for part, own in shared:
-                part.add_(own)
+        parts[box] = own_query_gradient, shared
 
     call.for_each_box(differentiate_box)
+    for box in sorted(parts):  # not in the order in which threads end: the same sums to the last bit in every run
+        own_query_gradient, shared = parts[box]
+        query_gradient.add_(torch.from_numpy(own_query_gradient))
+        for part, own in shared:
+            part.add_(own)
     return [
         query_gradient.to(query.dtype),
         *(gradient.to(value.dtype) for gradient, value in zip(gradients, values, strict=True)),

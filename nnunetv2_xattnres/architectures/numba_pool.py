@@ -29,7 +29,7 @@ def _max_pool(feature: Tensor, size: Sequence[int]) -> Tensor:
     from nnunetv2_xattnres.architectures.numba_windows import largest
 
     exact = feature.to(torch.promote_types(feature.dtype, torch.float32))
-    out = _pooled_like(exact, size)
+    out = torch.empty_like(_pooled_like(feature, size), dtype=exact.dtype)
     _in_channels(largest, exact, out)
     return out.to(feature.dtype)
 

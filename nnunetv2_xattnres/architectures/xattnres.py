@@ -155,8 +155,11 @@ class XAttnRes(nn.Module):
         """
         if len(history) != len(self.projections):
             raise ValueError(f"built for {len(self.projections)} history entries, called with {len(history)}")
+        self._check("the current feature", x, x.shape[0], self.query.numel())
         values, recipes = [], []
         for index, (feature, project) in enumerate(zip(history, self.projections, strict=True)):
+            width = self.query.numel() if isinstance(project, nn.Identity) else project.weight.shape[1]
+            self._check(f"history entry {index}", feature, x.shape[0], width)
             size = [min(have, want) for have, want in zip(feature.shape[2:], x.shape[2:], strict=True)]
             if size != list(feature.shape[2:]):
                 feature = history.pooled(index, size) if isinstance(history, History) else _max_pool(feature, size)
@@ -166,6 +169,12 @@ class XAttnRes(nn.Module):
                 values.append(_project(feature, project.weight))
                 recipes.append(_Recipe(values[-1], feature, project.weight))
         return [*values, x], recipes
+
+    @staticmethod
+    def _check(name: str, feature: Tensor, batch: int, channels: int) -> None:
+        # the kernels read memory as far as the construction says
+        if tuple(feature.shape[:2]) != (batch, channels):
+            raise ValueError(f"{name} is {list(feature.shape)}, expected [{batch}, {channels}, ...]")
 
 
 def _project(feature: Tensor, weight: Tensor) -> Tensor:

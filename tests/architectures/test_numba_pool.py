@@ -32,6 +32,11 @@ def test_pooling_and_its_gradient_equal_pytorchs(shape, size, channels_last, mon
     assert torch.equal(torch.autograd.grad(ours, x, upstream)[0], torch.autograd.grad(plain, x, upstream)[0])
 
 
+def test_the_compiler_knows_the_order_in_memory():
+    x = torch.randn(2, 6, 8, 128, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)[:, :3]
+    torch.library.opcheck(numba_pool._max_pool, (x.requires_grad_(), [4, 64]))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_pooling_keeps_the_dtype(dtype):
     x = torch.randn(1, 2, 4, 64, dtype=dtype, requires_grad=True)

@@ -203,6 +203,20 @@ def test_a_history_of_another_length_is_refused():
         module([torch.rand(1, 4, 8, 8)], torch.rand(1, 8, 8, 8))
 
 
+@pytest.mark.parametrize(
+    ("entry", "x", "message"),
+    [
+        ((1, 4, 8, 8), (1, 8, 8, 8), r"history entry 0 is \[1, 4, 8, 8\], expected \[1, 8, \.\.\.\]"),
+        ((1, 8, 8, 8), (2, 8, 8, 8), r"history entry 0 is \[1, 8, 8, 8\], expected \[2, 8, \.\.\.\]"),
+        ((1, 8, 8, 8), (1, 4, 8, 8), r"the current feature is \[1, 4, 8, 8\], expected \[1, 8, \.\.\.\]"),
+    ],
+)
+def test_features_of_another_width_or_batch_are_refused(entry, x, message):
+    """A compiled kernel would read beyond them."""
+    with pytest.raises(ValueError, match=message):
+        XAttnRes([8], 8, nn.Conv2d)([torch.rand(entry)], torch.rand(x))
+
+
 def test_an_unknown_kernel_is_refused():
     with pytest.raises(ValueError, match=r"fast.*plain, numba"):
         use_kernel("fast")
