@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from numba import carray, njit, types
 from numba.core import cgutils
+from numba.core.caching import FunctionCache
 from numba.extending import intrinsic
 
 # sums in any order, as vector instructions need; but NaN and infinity stay what they are
@@ -23,10 +25,18 @@ for _file in sorted(Path(__file__).parent.glob("numba_*.py")):
 def compiled(function: Callable) -> Callable:
     """Compile on the first call, and keep the result on disk for the next process."""
     function.__qualname__ += f"_{_SOURCES.hexdigest()[:8]}"
-    try:
-        return njit(cache=True, **OPTIONS)(function)
-    except RuntimeError:  # no folder can be written to: compile anew in each process
-        return njit(**OPTIONS)(function)
+    dispatcher = njit(**OPTIONS)(function)
+    with suppress(RuntimeError):  # no folder can be written to: compile anew in each process
+        dispatcher._cache = _Cache(function)  # what njit(cache=True) does, with another class
+    return dispatcher
+
+
+class _Cache(FunctionCache):
+    """The files of compiled functions, which a full disk or a used-up quota is no reason to stop for."""
+
+    def save_overload(self, sig, data):
+        with suppress(OSError):
+            super().save_overload(sig, data)
 
 
 @intrinsic

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 QUERY_INITS = ("zero", "random", "kaiming_uniform", "xavier_uniform")
 
@@ -167,7 +168,8 @@ class XAttnRes(nn.Module):
                 values.append(feature)
             else:
                 values.append(_project(feature, project.weight))
-                recipes.append(_Recipe(values[-1], feature, project.weight))
+                if feature.requires_grad and project.weight.requires_grad:  # otherwise, only one of them is kept anyway
+                    recipes.append(_Recipe(values[-1], feature, project.weight))
         return [*values, x], recipes
 
     @staticmethod
@@ -201,20 +203,33 @@ def _recomputed(recipes: Sequence[_Recipe]) -> AbstractContextManager[None]:
     if not recipes or torch.compiler.is_compiling():
         return nullcontext()
 
-    def pack(saved: Tensor) -> Tensor | tuple[Tensor, Tensor, torch.dtype]:
+    def pack(saved: Tensor) -> _Kept:
         for recipe in recipes:
             if saved.is_set_to(recipe.value):
-                return recipe.feature, recipe.weight, saved.dtype
-        return saved
+                return _Kept((recipe.feature, recipe.weight), saved.dtype)
+        return _Kept((saved,), saved.dtype)
 
-    def unpack(packed: Tensor | tuple[Tensor, Tensor, torch.dtype]) -> Tensor:
-        if isinstance(packed, Tensor):
-            return packed
-        feature, weight, dtype = packed
+    return torch.autograd.graph.saved_tensors_hooks(pack, _Kept.unpack)
+
+
+class _Kept:
+    """What autograd keeps of a tensor: itself, or the feature and the weight of which it is made again."""
+
+    def __init__(self, parts: tuple[Tensor, ...], dtype: torch.dtype) -> None:
+        self.parts, self.dtype = parts, dtype
+        self.versions = [part._version for part in parts]
+
+    def unpack(self) -> Tensor:
+        if self.versions != [part._version for part in self.parts]:  # autograd looks only where there are no hooks
+            raise RuntimeError(
+                "one of the variables needed for the gradient of XAttnRes has been modified by an inplace operation: "
+                "a history entry, the current feature or a parameter"
+            )
+        if len(self.parts) == 1:
+            return self.parts[0]
+        feature, weight = self.parts
         with torch.no_grad(), _without_autocast(feature):
-            return _project(feature.to(dtype), weight.to(dtype))
-
-    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
+            return _project(feature.to(self.dtype), weight.to(self.dtype))
 
 
 def _without_autocast(x: Tensor) -> AbstractContextManager[None]:
@@ -304,7 +319,12 @@ def use_kernel(name: str | None) -> str | None:
 
 
 def kernels_for(device: str) -> _Kernels:
-    """What runs on a device type, such as ``cpu``: what is forced, else the device's own, else the plain forms."""
+    """What runs on a device type, such as ``cpu``: what is forced, else the device's own, else the plain forms.
+
+    TorchScript and forward-mode derivatives know PyTorch's own operations alone.
+    """
+    if torch.jit.is_tracing() or forward_ad._current_level >= 0:
+        return _KERNELS["plain"]
     return _KERNELS[_forced_kernel or _DEFAULT_KERNELS.get(device, "plain")]
 
 

@@ -243,6 +243,48 @@ def test_no_projected_entry_is_kept_for_the_backward_pass(kernel, monkeypatch):
     out.sum().backward()
 
 
+@pytest.mark.parametrize("changed", ["history entry", "current feature", "query", "projection"])
+def test_what_was_changed_in_place_is_no_silent_error(changed, kernel):
+    module, history, x = build("2d larger, smaller, equal")
+    history, x = [entry * 1 for entry in history], x * 1
+    out = module(history, x)
+    projection = next(module.projections[i] for i in range(3) if not isinstance(module.projections[i], nn.Identity))
+    with torch.no_grad():
+        place = {"history entry": history[-1], "current feature": x, "query": module.query}
+        place.get(changed, getattr(projection, "weight", None)).add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
+
+
+def test_a_frozen_projection_lets_the_next_stage_work_in_place(kernel):
+    """Autograd keeps the projected entry then, and the entry itself is free."""
+    gradients = []
+    for function in (torch.relu, torch.relu_):
+        module, history, x = build("2d larger, smaller, equal")
+        module.projections.requires_grad_(False)
+        history = [entry * 1 for entry in history]
+        out = module(history, x)
+        index = next(i for i in range(3) if not isinstance(module.projections[i], nn.Identity))
+        (out.sum() + function(history[index]).sum()).backward()
+        gradients.append(module.query.grad)
+    assert torch.equal(*gradients)
+
+
+def test_forward_derivatives_are_those_of_the_reverse_mode(kernel):
+    module, history, x = build("2d larger, smaller, equal")
+    tangent = torch.randn_like(x)
+    _, ours = torch.func.jvp(lambda x: module(history, x), (x.detach(),), (tangent,))
+    upstream = torch.randn_like(ours)
+    (reverse,) = torch.autograd.grad(module(history, x), x, upstream)
+    torch.testing.assert_close((ours * upstream).sum(), (reverse * tangent).sum())
+
+
+def test_it_is_traced(kernel):
+    module, history, x = build("2d larger, smaller, equal")
+    traced = torch.jit.trace(module, (history, x))
+    torch.testing.assert_close(traced(history, x + 1), module(history, x + 1))
+
+
 @pytest.mark.slow
 def test_compiles_exports_and_checkpoints():
     module, history, x = build("2d larger, smaller, equal")
