@@ -14,6 +14,8 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from tqdm import tqdm
 
+from nnunetv2_xattnres.errors import InputError
+
 SEED_VARIABLE = "XATTNRES_SEED"
 OWN_NAME_KEY = "xattnres_trainer_name"
 
@@ -52,6 +54,8 @@ class PluginTrainer(nnUNetTrainer):
         """Seed where asked to, then build network, optimiser and loss as nnU-Net does."""
         seed = os.environ.get(SEED_VARIABLE)
         if seed:
+            if not seed.isdecimal() or int(seed) >= 2**31:
+                raise InputError(f"{SEED_VARIABLE} is {seed}: give a whole number from 0 to {2**31 - 1}, or unset it")
             # one process a GPU: each draws its own augmentations
             value = int(seed) + self.local_rank
             random.seed(value)
@@ -136,7 +140,7 @@ def _make_portable(checkpoint_file: Path) -> None:
     if not checkpoint_file.is_file():  # checkpointing was switched off
         return
     checkpoint: dict[str, Any] = torch.load(checkpoint_file, map_location="cpu", weights_only=False)
-    checkpoint[OWN_NAME_KEY] = checkpoint["trainer_name"]
+    checkpoint.setdefault(OWN_NAME_KEY, checkpoint["trainer_name"])  # --c on a finished training comes here again
     checkpoint["trainer_name"] = nnUNetTrainer.__name__
     partial = checkpoint_file.with_suffix(".partial")
     torch.save(checkpoint, partial)

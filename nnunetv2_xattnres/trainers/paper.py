@@ -79,6 +79,11 @@ class PaperRecipe(PluginTrainer):
         self._best_ema = math.inf  # nnU-Net's own best checkpoint, by a moving average, is never written
         self._loaders: tuple[WholeImageLoader, WholeImageLoader]
 
+    def initialize(self) -> None:
+        """As nnU-Net, but each scale is compiled with its own numbers: with symbols, tracing XAttnRes takes minutes."""
+        torch._dynamo.config.automatic_dynamic_shapes = False
+        super().initialize()
+
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """AdamW on all parameters alike, at a constant rate."""
         optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay)

@@ -7,8 +7,11 @@ import numpy as np
 from PIL import Image
 
 
-def write_dataset(raw: Path, identifier: int, side: int = 64, cases: int = 8) -> Path:
-    """``DatasetNNN_Phantom`` below ``raw``, with two more cases for the test."""
+def write_dataset(raw: Path, identifier: int, side: int = 64, cases: int = 8, regions: bool = False) -> Path:
+    """``DatasetNNN_Phantom`` below ``raw``, with two more cases for the test.
+
+    With ``regions``, a blob has a core, and the images have a border whose label is to be ignored.
+    """
     folder = raw / f"Dataset{identifier:03d}_Phantom"
     random = np.random.default_rng(identifier)
     for name in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
@@ -16,8 +19,12 @@ def write_dataset(raw: Path, identifier: int, side: int = 64, cases: int = 8) ->
     for case in range(cases + 2):
         part = "Tr" if case < cases else "Ts"
         offsets = np.mgrid[:side, :side] / side - random.uniform(0.3, 0.7, (2, 1, 1))
-        label = (np.linalg.norm(offsets, axis=0) < 0.22).astype(np.uint8)
+        distance = np.linalg.norm(offsets, axis=0)
+        label = (distance < 0.22).astype(np.uint8)
         grey = random.normal(90, 25, (side, side)) + 70 * label
+        if regions:
+            label[distance < 0.12] = 2
+            label[:, :4] = 3
         image = np.stack([grey, grey * 0.7, grey * 0.5], -1).clip(0, 255).astype(np.uint8)
         Image.fromarray(image).save(folder / f"images{part}" / f"case_{case:02d}_0000.png")
         Image.fromarray(label).save(folder / f"labels{part}" / f"case_{case:02d}.png")
@@ -27,6 +34,9 @@ def write_dataset(raw: Path, identifier: int, side: int = 64, cases: int = 8) ->
         "numTraining": cases,
         "file_ending": ".png",
     }
+    if regions:
+        description["labels"] = {"background": 0, "blob": [1, 2], "core": 2, "ignore": 3}
+        description["regions_class_order"] = [1, 2]
     (folder / "dataset.json").write_text(json.dumps(description))
     return folder
 

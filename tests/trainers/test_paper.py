@@ -394,6 +394,24 @@ def test_emcads_loss_is_the_sum_over_fifteen_subsets(make_trainer, labels):
     assert float(loss(outputs, [target] * 4)) == pytest.approx(wanted, rel=1e-5)
 
 
+def test_each_scale_is_compiled_for_its_own_size(make_trainer, monkeypatch):
+    monkeypatch.setattr(torch._dynamo.config, "automatic_dynamic_shapes", True)
+    make_trainer().initialize()
+    sizes = []
+
+    def backend(graph, examples):
+        sizes.append([size for example in examples for size in example.shape])
+        return graph.forward
+
+    network = PaperUNet(1, 2).eval()
+    compiled = torch.compile(network, backend=backend)
+    with torch.no_grad():
+        for scale in (1, 2, 3):
+            forward_at_scale(compiled, network, torch.rand(1, 1, 32, 32), scale, (32, 32))
+    assert len(sizes) == 3
+    assert all(type(size) is int for each in sizes for size in each)
+
+
 @pytest.mark.parametrize("input_size", [None, (64, 64)])
 def test_each_batch_is_trained_at_every_scale_with_clipped_gradients(make_trainer, monkeypatch, input_size):
     limit = 1e-3

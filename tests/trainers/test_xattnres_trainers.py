@@ -1,8 +1,10 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 from phantom_dataset import shrink, write_dataset
+from PIL import Image
 
 from nnunetv2_xattnres import trainers
 from nnunetv2_xattnres.architectures.routing import VARIANTS
@@ -45,6 +47,14 @@ def test_plans_of_this_package_are_trained_as_they_are():
     assert nnUNetTrainer_XAttnRes._rewrite(plans, "2d") == plans
     with pytest.raises(InputError, match=r"2d of MyPlans.*'noskip'.*-tr nnUNetTrainer_XAttnRes"):
         trainers.nnUNetTrainer_XAttnRes_NoSkip._rewrite(plans, "2d")
+
+
+@pytest.mark.parametrize("seed", ["abc", "-1", "4294967296", "1.5"])
+def test_a_seed_that_is_none_is_named(tmp_path, monkeypatch, seed):
+    monkeypatch.setenv("XATTNRES_SEED", seed)
+    trainer = object.__new__(nnUNetTrainer_XAttnRes)
+    with pytest.raises(InputError, match=f"XATTNRES_SEED is {seed}: give a whole number"):
+        trainer.initialize()
 
 
 def test_another_network_is_named():
@@ -93,6 +103,13 @@ def test_stock_commands_from_training_to_a_shared_model(planned, tmp_path):
         queries = [v for k, v in checkpoint["network_weights"].items() if k.endswith("query")]
         assert queries and all(q.any() for q in queries)  # zero before the training
 
+    for again in ("--c", "--val"):  # as after a validation that was cut off
+        nnunet.run(*train, again)
+        for name in ("checkpoint_final.pth", "checkpoint_best.pth"):
+            checkpoint = torch.load(model / "fold_0" / name, weights_only=False)
+            names = checkpoint["trainer_name"], checkpoint["xattnres_trainer_name"]
+            assert names == ("nnUNetTrainer", TRIAL)
+
     images, predictions = raw / "imagesTs", tmp_path / "predictions"
     predict = ("nnUNetv2_predict", "-d", 701, "-c", "2d", "-f", 0, "-tr", TRIAL, "-device", "cpu", "-i", images,
                "-npp", 1, "-nps", 1)  # fmt: skip
@@ -113,16 +130,20 @@ def test_stock_commands_from_training_to_a_shared_model(planned, tmp_path):
 
 
 @pytest.mark.slow
-def test_residual_encoder_plans_and_an_unknown_network(planned):
-    nnunet, raw = planned
-    nnunet.run("nnUNetv2_plan_experiment", "-d", 701, "-pl", "nnUNetPlannerResEncM")  # the data are nnUNetPlans' own
+def test_residual_encoder_regions_and_ignore_label_and_an_unknown_network(module_nnunet):
+    nnunet, raw = module_nnunet, write_dataset(module_nnunet.raw, 702, regions=True)
+    nnunet.run("nnUNetv2_plan_and_preprocess", "-d", 702, "-c", "2d", "-npfp", 1, "-np", 1,
+               "-pl", "nnUNetPlannerResEncM")  # fmt: skip
     plans_file = nnunet.preprocessed / raw.name / "nnUNetResEncUNetMPlans.json"
     shrink(plans_file, "2d")
-    train = ("nnUNetv2_train", 701, "2d", 0, "-p", "nnUNetResEncUNetMPlans", "-tr", TRIAL, "-device", "cpu")
+    train = ("nnUNetv2_train", 702, "2d", 0, "-p", "nnUNetResEncUNetMPlans", "-tr", TRIAL, "-device", "cpu")
     nnunet.run(*train)
     model = nnunet.results / raw.name / f"{TRIAL}__nnUNetResEncUNetMPlans__2d"
     assert "XAttnResResidualEncoderUNet" in (model / "plans.json").read_text()
-    assert list((model / "fold_0" / "validation").glob("case_*.png"))
+    validated = list((model / "fold_0" / "validation").glob("case_*.png"))
+    assert validated and all(set(np.unique(Image.open(path))) <= {0, 1, 2} for path in validated)
+    dice = json.loads((model / "fold_0" / "validation" / "summary.json").read_text())["mean"]
+    assert set(dice) == {"(1, 2)", "2"} and dice["(1, 2)"]["Dice"] > 0.5
 
     plans_file.write_text(plans_file.read_text().replace("unet.ResidualEncoderUNet", "unet.ResidualUNet"))
     failed = nnunet.run(*train, check=False)
