@@ -97,4 +97,4 @@ def test_networks_that_cannot_be(capsys, arguments, message):
 def test_measuring_takes_no_memory_for_weights():
     cost = measure(lambda: nn.Sequential(nn.Flatten(), nn.Linear(2**20, 2**14)), (1, 1, 1024, 1024))
     assert cost.parameters == 2**34 + 2**14  # 64 GiB
-    assert isinstance(torch.get_default_device(), torch.device)
+    assert torch.get_default_device().type == "cpu"  # and not meta
