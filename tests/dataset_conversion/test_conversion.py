@@ -164,9 +164,10 @@ def test_control_c_leaves_nothing_behind(tmp_path, sent, code):
         save(source / "Original" / f"{number}.png", phantoms.picture(number, (300, 400)))
         save(source / "Ground Truth" / f"{number}.png", phantoms.mask(number, (300, 400)))
     raw = tmp_path / "raw"
-    # a shell starts background jobs with SIGINT ignored, and so may whatever runs the tests
+    # a shell starts background jobs with SIGINT ignored, nohup with SIGHUP, and so may whatever runs the tests
     start = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL); "
         "from nnunetv2_xattnres.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     process = subprocess.Popen(
