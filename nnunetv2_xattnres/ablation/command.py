@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 from pathlib import Path
 from threading import Event
 from types import FrameType
@@ -13,6 +12,7 @@ from nnunetv2_xattnres.ablation.listing import Events, summary, table
 from nnunetv2_xattnres.ablation.observe import observe
 from nnunetv2_xattnres.ablation.study import COMPLETE, FAILED, Study
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.system import told_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -129,18 +129,13 @@ def _run(args: argparse.Namespace, study: Study) -> None:
     from nnunetv2_xattnres.ablation.local import devices, run_local
 
     stop = Event()
-    # nohup, and a shell that starts this in the background, hand on that a signal is ignored
-    heard = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]
-    previous = {number: signal.signal(number, _interrupt) for number in heard}
-    try:
-        run_local(study, todo, devices(args.gpus), events, stop)
-    except KeyboardInterrupt:
-        print("\nstopped: the same command continues the study", flush=True)
-        print(table(observe(study)))
-        raise
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    with told_of(("SIGTERM", "SIGHUP"), _interrupt):
+        try:
+            run_local(study, todo, devices(args.gpus), events, stop)
+        except KeyboardInterrupt:
+            print("\nstopped: the same command continues the study", flush=True)
+            print(table(observe(study)))
+            raise
 
 
 def _run_slurm(args: argparse.Namespace, study: Study, events: Events) -> None:

@@ -2,11 +2,9 @@
 
 import argparse
 import json
-import signal
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
@@ -20,11 +18,9 @@ from nnunetv2_xattnres.dataset_conversion.staging import (
     written_whole,
 )
 from nnunetv2_xattnres.dataset_conversion.summary import Checked, Summary, summarise
-from nnunetv2_xattnres.dataset_conversion.workers import available_cores, map_cases
+from nnunetv2_xattnres.dataset_conversion.workers import map_cases
 from nnunetv2_xattnres.errors import InputError
-
-# SIGHUP and SIGXCPU are not on Windows
-ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGXCPU") if hasattr(signal, name))
+from nnunetv2_xattnres.system import available_cores, told_of
 
 
 @dataclass(frozen=True)
@@ -234,26 +230,14 @@ def add_common_arguments(parser: argparse.ArgumentParser, dataset: type[Dataset]
 def run_conversion(args: argparse.Namespace, dataset: type[Dataset]) -> int:
     """Convert with the arguments as parsed, and print the summary."""
     options: dict[str, Any] = {"dataset_id": args.dataset_id, "overwrite": args.overwrite, "workers": args.workers}
-    with _ended_by_signals():
+    # a batch system ends the job, or its terminal is closed: clean up as after Ctrl-C
+    with told_of(("SIGTERM", "SIGHUP", "SIGXCPU"), _end):
         print(dataset.from_arguments(args).convert(args.source, **options))
     return 0
 
 
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Clean up as after Ctrl-C where a batch system ends the job, or its terminal is closed."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    # what nohup has told the process to ignore stays ignored
-    ending = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
-    former = {number: signal.signal(number, end) for number in ending}
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
+def _end(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 def main(dataset: type[Dataset], arguments: Sequence[str] | None = None) -> int:

@@ -11,9 +11,10 @@ import numpy as np
 from nnunetv2_xattnres.dataset_conversion.overlap import find_overlap
 from nnunetv2_xattnres.dataset_conversion.raw_dataset import RawCase, RawDataset, Reading
 from nnunetv2_xattnres.dataset_conversion.summary import describe_sizes
-from nnunetv2_xattnres.dataset_conversion.workers import available_cores, map_cases
+from nnunetv2_xattnres.dataset_conversion.workers import map_cases
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.outputs import check_outputs, written
+from nnunetv2_xattnres.system import available_cores
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,6 @@ import contextlib
 import io
 import math
 import multiprocessing
-import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -21,6 +20,7 @@ from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.evaluation.cases import Outcome, Task, run_case
 from nnunetv2_xattnres.evaluation.conventions import CONVENTIONS
 from nnunetv2_xattnres.evaluation.labels import Labels, find_dataset_json, read_dataset_json
+from nnunetv2_xattnres.system import available_cores
 
 METRICS = ("dice", "iou", "hd95")
 # below this many bytes of compressed masks, starting processes costs more than it saves
@@ -145,11 +145,6 @@ def run_cases(tasks: list[Task], workers: int | None) -> Iterator[Outcome]:
     # "spawn": a forked copy of a process that has used torch's threads can hang
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         yield from pool.map(run_case, tasks)
-
-
-def available_cores() -> int:
-    """Cores that this process may use, which on a cluster are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def mean(values: list[float]) -> float:
