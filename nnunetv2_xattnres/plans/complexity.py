@@ -46,17 +46,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
-    from nnunetv2_xattnres.architectures.emcad import ENCODERS  # imports torch, which takes seconds
-
     if len(args.size) not in (2, 3) or min(args.size) < 1:
         raise InputError(f"--size {' '.join(map(str, args.size))}: give two or three positive numbers")
     if min(args.channels, args.classes) < 1:
         raise InputError(f"--channels {args.channels} --classes {args.classes}: give at least 1")
-    if args.encoder not in ENCODERS:
-        raise InputError(f"--encoder {args.encoder}: the valid names are {', '.join(ENCODERS)}")
     networks = [network for network in args.network if exists_in(network, len(args.size))]
     if not networks:
         raise InputError(f"{' and '.join(args.network)} are 2D networks: give --size H W")
+    from nnunetv2_xattnres.architectures.emcad import ENCODERS  # imports torch, which takes seconds
+
+    if args.encoder not in ENCODERS:
+        raise InputError(f"--encoder {args.encoder}: the valid names are {', '.join(ENCODERS)}")
     rows = measure_all(networks, args.routing, args.size, args.channels, args.classes, args.encoder)
     if args.json:
         print(
