@@ -25,16 +25,18 @@ class History:
     """
 
     def __init__(self) -> None:
+        self.entries: list[Tensor] = []
         self._pyramids: list[list[Tensor]] = []
 
     def __len__(self) -> int:
-        return len(self._pyramids)
+        return len(self.entries)
 
     def __iter__(self) -> Iterator[Tensor]:
-        return (pyramid[0] for pyramid in self._pyramids)
+        return iter(self.entries)
 
     def append(self, feature: Tensor) -> None:
         """Add the output of a stage, ``[B, C, *S]``."""
+        self.entries.append(feature)
         self._pyramids.append([feature])
 
     def pooled(self, index: int, size: Sequence[int]) -> Tensor:
@@ -52,11 +54,7 @@ class History:
 
 
 def _max_pool(feature: Tensor, size: Sequence[int]) -> Tensor:
-    """Adaptive max pooling to ``size``; the plain pooling where the sizes divide (much faster in channels_last)."""
-    have = feature.shape[2:]
-    if all(h % s == 0 for h, s in zip(have, size, strict=True)):
-        return kernels_for(feature.device.type).max_pool(feature, list(size))
-    return (F.adaptive_max_pool2d if len(have) == 2 else F.adaptive_max_pool3d)(feature, list(size))
+    return kernel_for(feature).max_pool(feature, list(size))
 
 
 class XAttnRes(nn.Module):
@@ -114,30 +112,25 @@ class XAttnRes(nn.Module):
         """Mix ``history`` (each ``[B, C_k, *S_k]``) and ``x`` (``[B, C, *S]``) to ``[B, C, *S]`` (eq. 8)."""
         if not self.projections:
             return x
-        aggregate = kernels_for(x.device.type).aggregate
-        values, recipes = self._values(history, x)
-        with _recomputed(recipes):
-            mixed = aggregate(values, self._scaled_query(x), self.eps)
-        recipes.clear()  # PyTorch keeps the hooks, and so all that they refer to, until the backward pass
-        return mixed
+        features, weights = self._inputs(history, x)
+        return kernel_for(x, self.query, *features).mix(features, weights, self._scaled_query(x), self.eps)
 
     def routing_weights(self, history: Sequence[Tensor] | History, x: Tensor) -> Tensor:
         """The softmax weights (eq. 7), ``[B, K+1, *S]`` in float32: the history's entries in order, then ``x``."""
         if not self.projections:
             return torch.ones_like(x[:, :1], dtype=torch.float32)
-        values, _ = self._values(history, x)
+        features, weights = self._inputs(history, x)
+        query = self._scaled_query(x)
         with _without_autocast(x):
-            return torch.stack(_weights(_upsampled(values), self._scaled_query(x), self.eps), dim=1)
+            return torch.stack(_softmax(_aligned(features, weights), query, self.eps), dim=1)
 
     def feature_map_size(self, history_sizes: Sequence[Sequence[int]], size: Sequence[int]) -> int:
-        """Elements kept for the backward pass of one sample: pooled, projected and aggregated maps."""
+        """Elements kept for the backward pass of one sample: pooled and aggregated maps."""
         if not self.projections:
             return 0
         total = self.query.numel() * math.prod(size)
         for have, project in zip(history_sizes, self.projections, strict=True):
             small = [min(h, s) for h, s in zip(have, size, strict=True)]
-            if not isinstance(project, nn.Identity):
-                total += project.weight.shape[0] * math.prod(small)
             if small != list(have):
                 width = self.query.numel() if isinstance(project, nn.Identity) else project.weight.shape[1]
                 total += width * math.prod(small)
@@ -148,121 +141,73 @@ class XAttnRes(nn.Module):
         dtype = torch.promote_types(x.dtype, torch.float32)
         return self.query.to(dtype) * self.norm_weight.to(dtype)
 
-    def _values(self, history: Sequence[Tensor] | History, x: Tensor) -> tuple[list[Tensor], list[_Recipe]]:
-        """Every entry pooled and projected but not yet interpolated (eq. 4), and ``x``.
-
-        A 1x1 convolution commutes with linear interpolation, so projecting first is exact and costs least. Also
-        returned is how to make the projected ones again.
-        """
-        if len(history) != len(self.projections):
-            raise ValueError(f"built for {len(self.projections)} history entries, called with {len(history)}")
+    def _inputs(self, history: Sequence[Tensor] | History, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Every entry, pooled where it is larger than ``x`` (eq. 4), and ``x``; the weights of the projections."""
+        entries = history.entries if isinstance(history, History) else history
+        if len(entries) != len(self.projections):
+            raise ValueError(f"built for {len(self.projections)} history entries, called with {len(entries)}")
         self._check("the current feature", x, x.shape[0], self.query.numel())
-        values, recipes = [], []
-        for index, (feature, project) in enumerate(zip(history, self.projections, strict=True)):
-            width = self.query.numel() if isinstance(project, nn.Identity) else project.weight.shape[1]
+        features, weights = [], []
+        for index, (feature, project) in enumerate(zip(entries, self.projections, strict=True)):
+            width = self.query.numel()
+            if not isinstance(project, nn.Identity):
+                width = project.weight.shape[1]
+                weights.append(project.weight)
             self._check(f"history entry {index}", feature, x.shape[0], width)
             size = [min(have, want) for have, want in zip(feature.shape[2:], x.shape[2:], strict=True)]
             if size != list(feature.shape[2:]):
                 feature = history.pooled(index, size) if isinstance(history, History) else _max_pool(feature, size)
-            if isinstance(project, nn.Identity):
-                values.append(feature)
-            else:
-                values.append(_project(feature, project.weight))
-                if feature.requires_grad and project.weight.requires_grad:  # otherwise, only one of them is kept anyway
-                    recipes.append(_Recipe(values[-1], feature, project.weight))
-        return [*values, x], recipes
+            features.append(feature)
+        return [*features, x], weights
 
     @staticmethod
     def _check(name: str, feature: Tensor, batch: int, channels: int) -> None:
-        # the kernels read memory as far as the construction says
-        if tuple(feature.shape[:2]) != (batch, channels):
+        # Compiled kernels trust the widths given to the constructor and would read out of bounds.
+        if feature.shape[0] != batch or feature.shape[1] != channels:
             raise ValueError(f"{name} is {list(feature.shape)}, expected [{batch}, {channels}, ...]")
 
 
-def _project(feature: Tensor, weight: Tensor) -> Tensor:
-    """1x1 convolution; on a CPU a product of matrices, for which no channels have to be put in another order."""
-    if feature.device.type == "cpu" and feature.is_contiguous():
-        matrices = weight.flatten(1).expand(feature.shape[0], -1, -1)
-        return torch.bmm(matrices, feature.flatten(2)).unflatten(2, feature.shape[2:])
-    return (F.conv2d if feature.ndim == 4 else F.conv3d)(feature, weight)
-
-
-class _Recipe(NamedTuple):
-    """Of ``value``, the 1x1 convolution of ``feature`` with ``weight``."""
-
-    value: Tensor
-    feature: Tensor
-    weight: Tensor
-
-
-def _recomputed(recipes: Sequence[_Recipe]) -> AbstractContextManager[None]:
-    """Let autograd keep the recipe of a tensor, whose parts it keeps anyway, instead of the tensor.
-
-    The compiler decides for itself what to keep.
-    """
-    if not recipes or torch.compiler.is_compiling():
-        return nullcontext()
-
-    def pack(saved: Tensor) -> _Kept:
-        for recipe in recipes:
-            if saved.is_set_to(recipe.value):
-                return _Kept((recipe.feature, recipe.weight), saved.dtype)
-        return _Kept((saved,), saved.dtype)
-
-    return torch.autograd.graph.saved_tensors_hooks(pack, _Kept.unpack)
-
-
-class _Kept:
-    """What autograd keeps of a tensor: itself, or the feature and the weight of which it is made again."""
-
-    def __init__(self, parts: tuple[Tensor, ...], dtype: torch.dtype) -> None:
-        self.parts, self.dtype = parts, dtype
-        self.versions = [part._version for part in parts]
-
-    def unpack(self) -> Tensor:
-        if self.versions != [part._version for part in self.parts]:  # autograd looks only where there are no hooks
-            raise RuntimeError(
-                "one of the variables needed for the gradient of XAttnRes has been modified by an inplace operation: "
-                "a history entry, the current feature or a parameter"
-            )
-        if len(self.parts) == 1:
-            return self.parts[0]
-        feature, weight = self.parts
-        with torch.no_grad(), _without_autocast(feature):
-            return _project(feature.to(self.dtype), weight.to(self.dtype))
-
-
-def _without_autocast(x: Tensor) -> AbstractContextManager[None]:
-    device = x.device.type
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
-
-
-def aggregate_plain(values: Sequence[Tensor], query: Tensor, eps: float) -> Tensor:
-    """Eq. 5 to 8 in plain torch: interpolate ``values`` to the size of the last one, weight and sum them.
+def mix_plain(features: Sequence[Tensor], weights: Sequence[Tensor], query: Tensor, eps: float) -> Tensor:
+    """Eq. 4 to 8 in plain torch, differentiable to any order.
 
     Args:
-        values: n tensors ``[B, C, *s]``, no axis longer than that of the last one, ``[B, C, *S]``.
+        features: n tensors ``[B, C_k, *s_k]``, no axis longer than that of the last one, ``[B, C, *S]``.
+        weights: For each feature whose width is not C, in order, the projection ``[C, C_k, 1, ...]``.
         query: ``[C]``, the pseudo-query times the RMSNorm scale.
         eps: Added to the mean square.
+
+    Returns:
+        The mixture, ``[B, C, *S]``, in the dtype of the last feature.
     """
-    with _without_autocast(values[-1]):
-        entries = _upsampled(values)
+    with _without_autocast(features[-1]):
+        entries = _aligned(features, weights)
         mixed = torch.zeros((), dtype=query.dtype, device=query.device)
-        for weight, entry in zip(_weights(entries, query, eps), entries, strict=True):
+        for weight, entry in zip(_softmax(entries, query, eps), entries, strict=True):
             mixed = torch.addcmul(mixed, weight.unsqueeze(1), entry.to(query.dtype))
-        return mixed.to(values[-1].dtype)
+        return mixed.to(features[-1].dtype)
 
 
-def _upsampled(values: Sequence[Tensor]) -> list[Tensor]:
-    size = values[-1].shape[2:]
-    mode = "bilinear" if len(size) == 2 else "trilinear"
-    return [
-        value if value.shape[2:] == size else F.interpolate(value, size=size, mode=mode, align_corners=False)
-        for value in values
-    ]
+def _aligned(features: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
+    """Every feature projected and enlarged to the last one's width and size (eq. 4).
+
+    A 1x1 convolution commutes with linear interpolation, so projecting first is exact and costs least.
+    """
+    last = features[-1]
+    dims, size = last.ndim - 2, last.shape[2:]
+    weights = list(weights)
+    entries = []
+    for feature in features:
+        if feature.shape[1] != last.shape[1]:
+            weight = weights.pop(0).to(feature.dtype)
+            feature = (F.conv2d if dims == 2 else F.conv3d)(feature, weight)
+        if feature.shape[2:] != size:
+            mode = "bilinear" if dims == 2 else "trilinear"
+            feature = F.interpolate(feature, size=size, mode=mode, align_corners=False)
+        entries.append(feature)
+    return entries
 
 
-def _weights(entries: Sequence[Tensor], query: Tensor, eps: float) -> tuple[Tensor, ...]:
+def _softmax(entries: Sequence[Tensor], query: Tensor, eps: float) -> tuple[Tensor, ...]:
     """The softmax weight of each entry per pixel, ``[B, *S]`` (eq. 6 and 7)."""
     logits = []
     for entry in entries:
@@ -272,60 +217,78 @@ def _weights(entries: Sequence[Tensor], query: Tensor, eps: float) -> tuple[Tens
     return torch.stack(logits).softmax(0).unbind(0)
 
 
+def _without_autocast(x: Tensor) -> AbstractContextManager[None]:
+    # tensors without memory know no autocast
+    return nullcontext() if x.device.type == "meta" else torch.autocast(x.device.type, enabled=False)
+
+
 def max_pool_plain(feature: Tensor, size: Sequence[int]) -> Tensor:
-    """Max pooling of ``[B, C, *S]`` to ``size``, which divides S; faster than adaptive pooling."""
-    window = [have // want for have, want in zip(feature.shape[2:], size, strict=True)]
-    return (F.max_pool2d if len(window) == 2 else F.max_pool3d)(feature, window, window)
+    """Adaptive max pooling of ``[B, C, *S]`` to ``size``; plain pooling where ``size`` divides S, which is faster."""
+    have = feature.shape[2:]
+    if all(h % s == 0 for h, s in zip(have, size, strict=True)):
+        window = [h // s for h, s in zip(have, size, strict=True)]
+        return (F.max_pool2d if len(window) == 2 else F.max_pool3d)(feature, window, window)
+    return (F.adaptive_max_pool2d if len(have) == 2 else F.adaptive_max_pool3d)(feature, list(size))
 
 
-class _Kernels(NamedTuple):
-    aggregate: Callable[[Sequence[Tensor], Tensor, float], Tensor] = aggregate_plain
+class Kernel(NamedTuple):
+    """One form of :func:`mix_plain` and of :func:`max_pool_plain`."""
+
+    mix: Callable[[Sequence[Tensor], Sequence[Tensor], Tensor, float], Tensor] = mix_plain
     max_pool: Callable[[Tensor, Sequence[int]], Tensor] = max_pool_plain
 
 
-# Faster forms by name; for each, the devices on which it is chosen by itself
-_KERNELS: dict[str, _Kernels] = {"plain": _Kernels()}
+# Faster forms by name; for each device type, the one that is chosen by itself
+_KERNELS: dict[str, Kernel] = {"plain": Kernel()}
 _DEFAULT_KERNELS: dict[str, str] = {}
 _forced_kernel: str | None = None
 
+_is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)  # since torch 2.7
 
-def register_kernel(
-    name: str,
-    aggregate: Callable[..., Tensor],
-    max_pool: Callable[..., Tensor] = max_pool_plain,
-    *,
-    devices: Sequence[str] = (),
-) -> None:
-    """Offer a form of :func:`aggregate_plain` and of :func:`max_pool_plain`, the default one on ``devices``."""
-    _KERNELS[name] = _Kernels(aggregate, max_pool)
+
+def register_kernel(name: str, kernel: Kernel, *, devices: Sequence[str] = ()) -> None:
+    """Offer another form of the mixture and of the pooling, the default one on ``devices``."""
+    _KERNELS[name] = kernel
     for device in devices:
         _DEFAULT_KERNELS[device] = name
 
 
-def use_kernel(name: str | None) -> str | None:
+class use_kernel:
     """Force one kernel for all instances (``plain`` always exists); ``None`` chooses by device again.
 
-    Returns:
-        What was forced before.
+    Takes effect at once. As a context manager, it puts back what was forced before.
 
     Raises:
         ValueError: for an unknown name, with the valid ones.
     """
-    global _forced_kernel
-    if name is not None and name not in _KERNELS:
-        raise ValueError(f"unknown kernel {name!r}: the valid names are {', '.join(_KERNELS)}")
-    before, _forced_kernel = _forced_kernel, name
-    return before
+
+    def __init__(self, name: str | None) -> None:
+        global _forced_kernel
+        if name is not None and name not in _KERNELS:
+            raise ValueError(f"unknown kernel {name!r}: the valid names are {', '.join(_KERNELS)}")
+        self._before, _forced_kernel = _forced_kernel, name
+
+    def __enter__(self) -> None:
+        """Nothing more to do."""
+
+    def __exit__(self, *error: object) -> None:
+        global _forced_kernel
+        _forced_kernel = self._before
 
 
-def kernels_for(device: str) -> _Kernels:
-    """What runs on a device type, such as ``cpu``: what is forced, else the device's own, else the plain forms.
+def kernel_for(*tensors: Tensor) -> Kernel:
+    """What runs on ``tensors``: the form that is forced, else that of the first one's device, else the plain form.
 
-    TorchScript and forward-mode derivatives know PyTorch's own operations alone.
+    TorchScript, exported programs and forward-mode derivatives know PyTorch's own operations alone.
     """
-    if torch.jit.is_tracing() or forward_ad._current_level >= 0:
+    # Within torch.compile, torch 2.11 takes every compilation for an export.
+    if not torch.compiler.is_dynamo_compiling() and (
+        torch.jit.is_tracing()
+        or _is_exporting()
+        or any(forward_ad.unpack_dual(x).tangent is not None for x in tensors)
+    ):
         return _KERNELS["plain"]
-    return _KERNELS[_forced_kernel or _DEFAULT_KERNELS.get(device, "plain")]
+    return _KERNELS[_forced_kernel or _DEFAULT_KERNELS.get(tensors[0].device.type, "plain")]
 
 
 def _initial_query(channels: int, query_init: str) -> Tensor:

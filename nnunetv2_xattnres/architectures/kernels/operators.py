@@ -1,0 +1,118 @@
+"""One operator per reader: projection, enlargement and mixture of XAttnRes (eq. 4 to 8), with an analytic backward.
+
+The compiler sees one node per reader, and autocast has no say inside. Nothing but the inputs is kept for the backward
+pass. Schemas are strings, which every supported torch reads alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Forward = Callable[[Sequence[Tensor], Sequence[Tensor], Tensor, float], Tensor]
+Backward = Callable[[Tensor, Sequence[Tensor], Sequence[Tensor], Tensor, float], list[Tensor]]
+
+_INPUTS = "Tensor[] features, Tensor[] weights, Tensor query, float eps"
+
+
+def define_mix(name: str, forward: Forward, backward: Backward) -> Forward:
+    """Register ``xattnres::mix_NAME`` and its gradient.
+
+    Args:
+        name: Of the form, such as ``cuda``.
+        forward: ``(features, weights, query, eps)`` to the mixture ``[B, C, *S]``. ``features``: n tensors
+            ``[B, C_k, *s_k]``, no axis longer than that of the last one, the current feature ``[B, C, *S]``.
+            ``weights``: for each feature whose width is not C, in order, the projection ``[C, C_k, 1, ...]``.
+            ``query``: ``[C]``, float32 or float64, the pseudo-query times the RMSNorm scale. The output has the dtype
+            and the order in memory of the last feature.
+        backward: ``(grad, features, weights, query, eps)`` to the gradients of the query, of each feature and of each
+            weight, like these.
+
+    Returns:
+        The operator, to be called like ``forward``.
+    """
+
+    def like_output(features: Sequence[Tensor], weights: Sequence[Tensor], query: Tensor, eps: float) -> Tensor:
+        return torch.empty_like(features[-1])
+
+    def like_inputs(
+        grad: Tensor, features: Sequence[Tensor], weights: Sequence[Tensor], query: Tensor, eps: float
+    ) -> list[Tensor]:
+        return [torch.empty_like(tensor) for tensor in (query, *features, *weights)]
+
+    def save(ctx: Any, inputs: tuple[Sequence[Tensor], Sequence[Tensor], Tensor, float], output: Tensor) -> None:
+        features, weights, query, ctx.eps = inputs
+        ctx.count = len(features)
+        ctx.save_for_backward(query, *features, *weights)
+
+    def differentiate(ctx: Any, grad: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor, None]:
+        query, *tensors = ctx.saved_tensors
+        features, weights = tensors[: ctx.count], tensors[ctx.count :]
+        of_query, *gradients = gradient_of(grad, features, weights, query, ctx.eps)
+        return gradients[: ctx.count], gradients[ctx.count :], of_query, None
+
+    mixture = _define(f"mix_{name}", f"({_INPUTS}) -> Tensor", forward, like_output)
+    gradient_of = _define(f"mix_{name}_backward", f"(Tensor grad, {_INPUTS}) -> Tensor[]", backward, like_inputs)
+    torch.library.register_autograd(f"xattnres::mix_{name}", differentiate, setup_context=save)
+    return mixture
+
+
+def define_max_pool(
+    name: str, forward: Callable[[Tensor, Sequence[int]], Tensor], backward: Callable[[Tensor, Tensor], Tensor]
+) -> Callable[[Tensor, Sequence[int]], Tensor]:
+    """Register ``xattnres::max_pool_NAME`` and its gradient.
+
+    Args:
+        name: Of the form.
+        forward: ``(feature, size)``: adaptive max pooling of ``[B, C, *S]`` to ``[B, C, *size]``.
+        backward: ``(feature, grad)`` to the gradient of ``feature``. It finds the maxima again.
+    """
+
+    def like_output(feature: Tensor, size: Sequence[int]) -> Tensor:
+        shape = (*feature.shape[:2], *size)
+        return feature.new_empty(shape).to(memory_format=memory_format_of(feature))
+
+    def like_input(feature: Tensor, grad: Tensor) -> Tensor:
+        return torch.empty_like(feature)
+
+    def save(ctx: Any, inputs: tuple[Tensor, Sequence[int]], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+
+    def differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return gradient_of(*ctx.saved_tensors, grad), None
+
+    pool = _define(f"max_pool_{name}", "(Tensor feature, SymInt[] size) -> Tensor", forward, like_output)
+    gradient_of = _define(
+        f"max_pool_{name}_backward", "(Tensor feature, Tensor grad) -> Tensor", backward, like_input
+    )
+    torch.library.register_autograd(f"xattnres::max_pool_{name}", differentiate, setup_context=save)
+    return pool
+
+
+def memory_format_of(x: Tensor) -> torch.memory_format:
+    """Channels_last only where ``x`` is that and nothing else: the rest is made contiguous."""
+    channels_last = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+    if x.is_contiguous(memory_format=channels_last) and not x.is_contiguous():
+        return channels_last
+    return torch.contiguous_format
+
+
+# The compiler may pass tensors in whatever order in memory they are: the forms take any.
+_TAGS = tuple(filter(None, (getattr(torch.Tag, "flexible_layout", None),)))
+
+
+def _define(name: str, schema: str, function: Callable[..., Any], fake: Callable[..., Any]) -> Callable[..., Any]:
+    qualified = f"xattnres::{name}"
+
+    def without_autocast(*arguments: Any) -> Any:
+        first = arguments[0] if isinstance(arguments[0], Tensor) else arguments[0][0]
+        with torch.autocast(first.device.type, enabled=False):  # it would change the dtype of products
+            return function(*arguments)
+
+    torch.library.define(qualified, schema, tags=_TAGS)
+    torch.library.impl(qualified, "default", without_autocast)
+    torch.library.register_fake(qualified, fake)
+    return getattr(torch.ops.xattnres, name)

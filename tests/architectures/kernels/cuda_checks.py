@@ -1,0 +1,125 @@
+"""What the CUDA form must do, as functions: the tests run them on a CPU, ``bench --check`` has its own on a GPU.
+
+    TRITON_INTERPRET=1 python cuda_checks.py equations     under Triton's interpreter
+    TRITON_INTERPRET=0 python cuda_checks.py equations     the plain-torch half
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from oracle import literal
+
+BOUNDS = {torch.float16: 2e-3, torch.bfloat16: 1.5e-2, torch.float32: 1e-5, torch.float64: 1e-11}
+# name: size of the current feature, its channels, then (channels, size) of each earlier entry
+CASES = {
+    "2d n=1": ((5, 7), 6, []),
+    "2d equal": ((9, 10), 18, [(18, (9, 10)), (6, (9, 10))]),
+    "2d ratios 2 to 64": ((64, 64), 6, [(6, (1, 1)), (6, (2, 1)), (12, (4, 8)), (6, (16, 16)), (9, (32, 32))]),
+    "2d shrinks and stretches": ((12, 10), 18, [(18, (24, 5)), (7, (6, 20)), (18, (6, 10)), (5, (12, 5))]),
+    "2d odd ratios": ((19, 23), 32, [(32, (7, 5)), (16, (3, 22)), (32, (18, 1)), (8, (11, 13))]),
+    "2d n=16": ((8, 8), 6, [(3 + 3 * (i % 3), (2 ** (i % 4), 2 ** (i % 4))) for i in range(15)]),
+    "2d n=17 of full size": ((4, 4), 6, [(6, (4, 4))] * 16),
+    "2d C=36": ((6, 8), 36, [(36, (3, 4)), (72, (2, 2)), (18, (6, 8))]),
+    "2d C=123": ((4, 6), 123, [(123, (2, 3)), (36, (4, 6)), (123, (1, 1))]),
+    "2d C=320": ((4, 4), 320, [(320, (2, 2)), (123, (4, 4))]),
+    "2d one pixel": ((1, 1), 6, [(6, (1, 1)), (3, (1, 1))]),
+    "3d": ((4, 6, 8), 6, [(6, (2, 3, 4)), (12, (1, 1, 1)), (6, (4, 6, 8)), (3, (2, 2, 2))]),
+    "3d anisotropic": ((5, 8, 6), 18, [(18, (5, 4, 3)), (6, (2, 8, 6)), (18, (5, 16, 12)), (18, (3, 5, 2))]),
+    "3d odd": ((7, 5, 9), 6, [(6, (3, 2, 4)), (5, (7, 2, 9)), (6, (1, 1, 1)), (2, (15, 3, 20))]),
+}
+
+
+def build(case, dtype, channels_last, size_of_values=1.0):
+    """Features (pooled), weights and query, and the same in float64; some pixels are zero in every channel."""
+    from nnunetv2_xattnres.architectures.xattnres import max_pool_plain
+
+    size, channels, earlier = CASES[case]
+    torch.manual_seed(len(case))
+    features, weights = [], []
+    for width, own in [*earlier, (channels, size)]:
+        feature = torch.randn(2, width, *own).mul(size_of_values)
+        feature[:, :, 0] = 0
+        pooled = [min(a, b) for a, b in zip(own, size, strict=True)]
+        feature = max_pool_plain(feature, pooled).to(dtype)
+        if channels_last:
+            feature = feature.contiguous(memory_format=torch.channels_last if len(size) == 2 else torch.channels_last_3d)
+        features.append(feature)
+        if width != channels:
+            weights.append(torch.randn(channels, width, *[1] * len(size)).div(width**0.5))
+    query = torch.randn(channels).div(channels**0.5)
+    if dtype == torch.float64:
+        weights, query = [weight.double() for weight in weights], query.double()
+    leaves = [*features, *weights, query]
+    exact = [leaf.double().requires_grad_() for leaf in leaves]
+    return features, weights, query, exact
+
+
+def gradients(out, leaves, seed=0):
+    torch.manual_seed(seed)
+    upstream = torch.randn(out.shape, dtype=torch.float64).to(out.dtype)
+    return torch.autograd.grad(out, leaves, upstream)
+
+
+def error(got, want):
+    assert got.isfinite().all() == want.isfinite().all()
+    return ((got.double() - want).norm() / want.norm().clamp(min=1e-30)).item()
+
+
+def compare(case, dtype, channels_last, size_of_values=1.0):
+    """The relative error of the output and of every gradient, by name."""
+    from nnunetv2_xattnres.architectures.xattnres import kernel_for, use_kernel
+
+    features, weights, query, exact = build(case, dtype, channels_last, size_of_values)
+    leaves = [leaf.requires_grad_() for leaf in (*features, *weights, query)]
+    with use_kernel("cuda"):
+        out = kernel_for(query).mix(features, weights, query, 1e-6)
+    count = len(features)
+    remaining, projections = exact[count:-1], []
+    for feature in exact[: count - 1]:
+        projections.append(remaining.pop(0) if feature.shape[1] != len(query) else None)
+    *history, x = exact[:count]
+    want, _ = literal(history, x, projections, exact[-1], torch.ones_like(exact[-1]), 1e-6)
+    names = ["output", *(f"feature {i}" for i in range(count)), *(f"weight {i}" for i in range(len(weights))), "query"]
+    got = [out, *gradients(out, leaves)]
+    assert [tensor.dtype for tensor in got] == [features[-1].dtype, *(leaf.dtype for leaf in leaves)]
+    assert out.stride() == features[-1].stride()
+    again = gradients(kernel_for_again(features, weights, query), leaves)
+    assert all(torch.equal(a, b) for a, b in zip(got[1:], again, strict=True)), f"{case}: not the same twice"
+    wanted = [want, *torch.autograd.grad(want, exact, upstream_of(out))]
+    return {name: error(a, b) for name, a, b in zip(names, got, wanted, strict=True)}
+
+
+def kernel_for_again(features, weights, query):
+    from nnunetv2_xattnres.architectures.xattnres import kernel_for, use_kernel
+
+    with use_kernel("cuda"):
+        return kernel_for(query).mix(features, weights, query, 1e-6)
+
+
+def upstream_of(out):
+    torch.manual_seed(0)
+    return torch.randn(out.shape, dtype=torch.float64).to(out.dtype).double()
+
+
+def equations():
+    for dtype, bound in BOUNDS.items():
+        for case in CASES:
+            for channels_last in (False, True):
+                if channels_last and dtype == torch.float64:
+                    continue
+                for name, found in compare(case, dtype, channels_last).items():
+                    assert found <= bound, f"{case}, {dtype}, channels_last {channels_last}, {name}: {found:.2e}"
+
+
+def large_values():
+    for case in ("2d odd ratios", "2d ratios 2 to 64", "3d"):
+        for name, found in compare(case, torch.float16, True, 1e4).items():
+            assert found <= BOUNDS[torch.float16], f"{case}, {name}: {found:.2e}"
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        globals()[name]()
