@@ -283,9 +283,7 @@ def kernel_for(*tensors: Tensor) -> Kernel:
     """
     # Within torch.compile, torch 2.11 takes every compilation for an export.
     if not torch.compiler.is_dynamo_compiling() and (
-        torch.jit.is_tracing()
-        or _is_exporting()
-        or any(forward_ad.unpack_dual(x).tangent is not None for x in tensors)
+        torch.jit.is_tracing() or _is_exporting() or any(forward_ad.unpack_dual(x).tangent is not None for x in tensors)
     ):
         return _KERNELS["plain"]
     return _KERNELS[_forced_kernel or _DEFAULT_KERNELS.get(tensors[0].device.type, "plain")]

@@ -62,8 +62,6 @@ def backward(
             part, gradients = call.differentiate(entries, eps, upstream)
         entries.clear()
         of_query += part
-        if call.alignment is not None:
-            call.small_back(gradients, images, of_weights)
         for index, gradient in enumerate(gradients):
             own = call.back_to_feature(index, gradient, images, of_weights)
             if images is not None:
@@ -91,7 +89,6 @@ class _Call:
             self.dtype = torch.promote_types(self.dtype, feature.dtype)
         self.query = query.to(torch.promote_types(torch.promote_types(self.dtype, torch.float32), query.dtype))
         self.query = self.query.contiguous()
-        self.raw_weights = weights
         self.weights = [weight.flatten(1).to(self.dtype) for weight in weights]
         projected = [index for index, feature in enumerate(features) if feature.shape[1] != last.shape[1]]
         self.weight_of = {index: number for number, index in enumerate(projected)}
@@ -106,17 +103,6 @@ class _Call:
         # The smaller ones with most work per row come first.
         self.small = sorted((set(range(len(features))) - set(self.full)), key=lambda index: (self.sizes[index], index))
         self.heights = tuple(self.sizes[index][0] for index in self.small)
-        self.alignment, self.done = None, set(self.small)
-        if self.triton is not None and self.small and self._is_one_half_precision():
-            self.alignment = triton_kernels("triton_alignment", last)
-            numbers = [self.weight_of.get(index, -1) for index in self.small]
-            used = [number for number in numbers if number >= 0]
-            self.small_weights = [weights[number].flatten(1).contiguous() for number in used]
-            self.small_weight_of = [used.index(number) if number >= 0 else -1 for number in numbers]
-
-    def _is_one_half_precision(self) -> bool:
-        half = self.dtype.itemsize == 2 and all(self.features[index].dtype == self.dtype for index in self.small)
-        return half and len({weight.dtype for weight in self.raw_weights}) <= 1
 
     @property
     def chunks(self) -> Iterator[slice | None]:
@@ -135,25 +121,16 @@ class _Call:
         For the Triton kernels, those of full size are ``[B, C, *S]`` in the output's order in memory. All others are
         ``[B, P, C]``.
         """
-        entries: list[Tensor | None] = [None] * len(self.features)
-        if self.alignment is not None:
-            small = [self.features[index] if images is None else self.features[index][images] for index in self.small]
-            enlarged = self.alignment.enlarge(
-                small, self.small_weights, self.small_weight_of, self.size, self.features[-1].shape[1]
-            )
-            for index, entry in zip(self.small, enlarged, strict=True):
-                entries[index] = entry
+        entries = []
         for index, feature in enumerate(self.features):
-            if entries[index] is not None:
-                continue
             part = (feature if images is None else feature[images]).to(self.dtype)
             weight = self.weights[self.weight_of[index]] if index in self.weight_of else None
             if self.triton is not None and self.sizes[index] == self.size:
                 part = part.contiguous(memory_format=self.format)
-                entries[index] = _aligned(part if weight is None else matrices.project_like(part, weight))
+                entries.append(_aligned(part if weight is None else matrices.project_like(part, weight)))
                 continue
             pixels = matrices.to_pixels(part) if weight is None else matrices.project(part, weight)
-            entries[index] = _aligned(matrices.enlarge(pixels, self.sizes[index], self.enlarged[index]))
+            entries.append(_aligned(matrices.enlarge(pixels, self.sizes[index], self.enlarged[index])))
         return entries
 
     def split(self, entries: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -162,9 +139,7 @@ class _Call:
 
     def fits(self, x: Tensor) -> bool:
         """Whether a kernel can read or write ``x`` where it lies."""
-        return (
-            x.dtype == self.dtype and x.is_contiguous(memory_format=self.format) and x.data_ptr() % ALIGNMENT == 0
-        )
+        return x.dtype == self.dtype and x.is_contiguous(memory_format=self.format) and x.data_ptr() % ALIGNMENT == 0
 
     def differentiate(self, entries: Sequence[Tensor], eps: float, grad: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Gradients of the query and the entries."""
@@ -178,24 +153,12 @@ class _Call:
         gradients = dict(zip([*self.full, *self.small], [*full_gradients, *small_gradients], strict=True))
         return of_query, [gradients[index] for index in range(len(entries))]
 
-    def small_back(self, gradients: list[Tensor], images: slice | None, of_weights: Sequence[Tensor]) -> None:
-        """Replace the gradients of all smaller entries by those of their features; add those of the weights."""
-        small = [self.features[index] if images is None else self.features[index][images] for index in self.small]
-        own, weight_gradients = self.alignment.reduce(
-            [gradients[index] for index in self.small], small, self.small_weights, self.small_weight_of, self.size
-        )
-        for index, gradient in zip(self.small, own, strict=True):
-            gradients[index] = gradient
-        projected = [index for index in self.small if index in self.weight_of]
-        for index, gradient in zip(projected, weight_gradients, strict=True):
-            of_weights[self.weight_of[index]].add_(gradient)
-
     def back_to_feature(
         self, index: int, gradient: Tensor, images: slice | None, of_weights: Sequence[Tensor]
     ) -> Tensor:
         """Bring the gradient of an entry down to the feature's size and width; add that of the weight."""
         if gradient.ndim != 3:  # already like the feature
-            if index in self.done or index not in self.weight_of:
+            if index not in self.weight_of:
                 return gradient
             gradient = matrices.to_pixels(gradient)
         gradient = matrices.reduce(gradient, self.sizes[index], self.enlarged[index])

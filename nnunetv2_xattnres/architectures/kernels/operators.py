@@ -85,9 +85,7 @@ def define_max_pool(
         return gradient_of(*ctx.saved_tensors, grad), None
 
     pool = _define(f"max_pool_{name}", "(Tensor feature, SymInt[] size) -> Tensor", forward, like_output)
-    gradient_of = _define(
-        f"max_pool_{name}_backward", "(Tensor feature, Tensor grad) -> Tensor", backward, like_input
-    )
+    gradient_of = _define(f"max_pool_{name}_backward", "(Tensor feature, Tensor grad) -> Tensor", backward, like_input)
     torch.library.register_autograd(f"xattnres::max_pool_{name}", differentiate, setup_context=save)
     return pool
 

@@ -198,7 +198,9 @@ def _gradient_kernel(
 
     query_gradient = tl.zeros([BLOCK_C], dtype)
     for index in range(FULL):  # once more, mostly from the cache
-        value = _load(_entry(table, index, grad_ptr), row, column, inside, channel, present, H, R, C, CHANNELS_LAST, dtype)
+        value = _load(
+            _entry(table, index, grad_ptr), row, column, inside, channel, present, H, R, C, CHANNELS_LAST, dtype
+        )
         logit, rstd = _attend(value, query, eps, C)
         weight = tl.exp(logit - log_sum)
         along_query = weight * (tl.sum(grad * value, 1) - mean) * rstd
