@@ -21,10 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nnunetv2_xattnres.architectures.kernels import pooling
 from nnunetv2_xattnres.architectures.kernels.cpu_threads import Task, run, threads_for
+from nnunetv2_xattnres.architectures.kernels.operators import memory_format_of
 
 BLOCK_PIXELS = 256  # at least, of short rows: loops that are long enough for vector instructions to pay
-MIN_WIDTH = 64  # of a row to pool; shorter ones leave vector instructions nothing to do
+MIN_WIDTH = 64  # of a row to pool whose elements do not lie side by side; PyTorch pools shorter ones faster
 
 # image, first and last slice, first and last row; the last ones are excluded
 Box = tuple[int, int, int, int, int]
@@ -104,34 +106,29 @@ def max_pool(feature: Tensor, size: Sequence[int]) -> Tensor:
     PyTorch's own pooling keeps the position of every maximum in 64 bits, twice the memory of the pooled map itself, and
     is several times slower. Here the backward pass looks for the position again.
     """
+    if not _is_compiled(feature, size):
+        return pooling.max_pool(feature, size)
     exact = feature.to(torch.promote_types(feature.dtype, torch.float32))
-    output = pooled_like(feature, size, exact.dtype)
-    if _is_compiled(feature, size):
-        _pool("pool", exact, output)
-    else:
-        output.copy_(_torch_pool(exact, size)[0])
+    shape = (*feature.shape[:2], *size)
+    output = torch.empty(shape, dtype=exact.dtype, memory_format=memory_format_of(feature))
+    _pool("pool", exact, output)
     return output.to(feature.dtype)
 
 
 def max_pool_backward(feature: Tensor, grad: Tensor) -> Tensor:
     """Gradient of :func:`max_pool`: that of each window goes to the first of its largest elements."""
-    size = grad.shape[2:]
+    if not _is_compiled(feature, grad.shape[2:]):
+        return pooling.max_pool_backward(feature, grad)
     exact = feature.to(torch.promote_types(feature.dtype, torch.float32))
     gradient = torch.empty_like(exact)
-    if _is_compiled(feature, size):
-        _pool("unpool", exact, grad.to(exact.dtype), gradient)
-    else:
-        gradient.copy_(_torch_pool_backward(exact, grad.to(exact.dtype)))
+    _pool("unpool", exact, grad.to(exact.dtype), gradient)
     return gradient.to(feature.dtype)
 
 
-def pooled_like(feature: Tensor, size: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """An empty tensor as :func:`max_pool` returns it."""
-    channels_last = torch.channels_last if feature.ndim == 4 else torch.channels_last_3d
-    is_channels_last = feature.is_contiguous(memory_format=channels_last) and not feature.is_contiguous()
-    memory_format = channels_last if is_channels_last else torch.contiguous_format
-    shape = (*feature.shape[:2], *size)
-    return torch.empty(shape, dtype=dtype, device=feature.device, memory_format=memory_format)
+def _is_compiled(feature: Tensor, size: Sequence[int]) -> bool:
+    """Sizes that divide; but PyTorch is faster on short rows whose elements do not lie side by side."""
+    divides = all(have % want == 0 for have, want in zip(feature.shape[2:], size, strict=True))
+    return divides and (feature.stride(-1) == 1 or feature.shape[-1] >= MIN_WIDTH)
 
 
 # ---- tensors as compiled functions take them
@@ -299,14 +296,6 @@ def _project_backward(grad: Tensor, feature: Tensor, weight: Tensor) -> tuple[Te
 # ---- max pooling
 
 
-def _is_compiled(feature: Tensor, size: Sequence[int]) -> bool:
-    return feature.shape[-1] >= MIN_WIDTH and _divides(feature, size)
-
-
-def _divides(feature: Tensor, size: Sequence[int]) -> bool:
-    return all(have % want == 0 for have, want in zip(feature.shape[2:], size, strict=True))
-
-
 def _pool(name: str, feature: Tensor, pooled: Tensor, *gradient: Tensor) -> None:
     """Run an entry point on all planes, a few per thread."""
     from nnunetv2_xattnres.architectures.kernels.cpu_compiled import record_of
@@ -331,27 +320,3 @@ def _pool(name: str, feature: Tensor, pooled: Tensor, *gradient: Tensor) -> None
         **arguments,
     )
     run(load(name, dtype), task, threads)
-
-
-def _torch_pool(feature: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """PyTorch's pooling, and the positions: plain pooling where the sizes divide, which is much faster."""
-    aten, flat = torch.ops.aten, feature.ndim == 4
-    if not _divides(feature, size):
-        return (aten.adaptive_max_pool2d if flat else aten.adaptive_max_pool3d)(feature, list(size))
-    window = _window(feature, size)
-    return (aten.max_pool2d_with_indices if flat else aten.max_pool3d_with_indices)(feature, window, window)
-
-
-def _torch_pool_backward(feature: Tensor, grad: Tensor) -> Tensor:
-    aten, flat, size = torch.ops.aten, feature.ndim == 4, grad.shape[2:]
-    positions = _torch_pool(feature, size)[1]
-    if not _divides(feature, size):
-        adjoint = aten.adaptive_max_pool2d_backward if flat else aten.adaptive_max_pool3d_backward
-        return adjoint(grad, feature, positions)
-    adjoint = aten.max_pool2d_with_indices_backward if flat else aten.max_pool3d_with_indices_backward
-    window, zeros, ones = _window(feature, size), [0] * len(size), [1] * len(size)
-    return adjoint(grad, feature, window, window, zeros, ones, False, positions)
-
-
-def _window(feature: Tensor, size: Sequence[int]) -> list[int]:
-    return [have // want for have, want in zip(feature.shape[2:], size, strict=True)]

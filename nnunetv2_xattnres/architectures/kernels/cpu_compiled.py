@@ -7,8 +7,8 @@ They are in one file because Numba compiles a cached function anew only when the
 follow each other in a table, for each of the n entries: ``[n, D + H + W]``.
 
 **A tile** holds a row of one entry, or several short rows, ``[C, pixels]``. Each output row of a smaller entry blends
-two adjacent source rows. Both are interpolated along the width once and cached in two slots, chosen by the parity of the
-source row, because consecutive output rows usually need the same pair. Gradients take the same way back.
+two adjacent source rows. Both are interpolated along the width once and cached in two slots, chosen by the parity of
+the source row, because consecutive output rows usually need the same pair. Gradients take the same way back.
 
 **Forward**, a tile is finished before the tile of the next entry is made. The softmax is a running one: the sum is
 rescaled when a larger logit comes. **Backward**, the tiles of all entries are made before the first gradient, because
@@ -19,6 +19,7 @@ each gradient needs all weights.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 from llvmlite import ir
@@ -423,6 +424,7 @@ def _windows(source, b, c, d, h, window, line, found):
 # and one into the next process, which then computes other last bits.
 
 
+@cache
 def record_of(kind: str, dtype: str) -> np.dtype:
     """The record that entry points of a ``kind`` take; ``dtype`` is what they compute in, float32 or float64."""
     names = ("counter", "items", "done", *_FIELDS[kind])
@@ -590,7 +592,10 @@ def differentiate(pointer):
 @njit(**OPTIONS)
 def _pooling(task):
     """The arguments that forward and backward share."""
-    size, pooled_size = (task.depth, task.height, task.width), (task.pooled_depth, task.pooled_height, task.pooled_width)
+    size, pooled_size = (
+        (task.depth, task.height, task.width),
+        (task.pooled_depth, task.pooled_height, task.pooled_width),
+    )
     return (
         carray(_at(task.done, FLAG), (task.items,)),
         carray(_at(task.parts, INTEGER), (task.items, 2)),

@@ -8,8 +8,7 @@ from __future__ import annotations
 import ctypes
 import logging
 from collections.abc import Callable
-from contextlib import suppress
-from functools import lru_cache
+from functools import cache
 from threading import Lock
 
 import numba
@@ -19,7 +18,7 @@ from numba.core.errors import NumbaError
 
 from nnunetv2_xattnres.architectures.kernels import cpu_compiled
 
-_LOG = logging.getLogger(__name__)  # a warning is one line on stderr, unless logging is configured otherwise
+_LOG = logging.getLogger(__name__)
 _LOCK = Lock()
 
 
@@ -38,7 +37,7 @@ def load(name: str, dtype: str) -> Callable[[int], None]:
         return _load(name, dtype)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _load(name: str, dtype: str) -> Callable[[int], None]:
     if numba.config.DISABLE_JIT:
         raise RuntimeError("NUMBA_DISABLE_JIT=1 forbids compiling")
@@ -51,46 +50,52 @@ def _load(name: str, dtype: str) -> Callable[[int], None]:
 
 
 def compiled(function: Callable, signature: object) -> numba.core.ccallback.CFunc:
-    """Load from the cache, else compile; whatever is wrong with the cache, compile."""
+    """Load from the cache, else compile; whatever is wrong with the cache, compile.
+
+    Raises:
+        numba.core.errors.NumbaError: where Numba cannot compile.
+    """
     try:
         cache = FunctionCache(function)
-    except (RuntimeError, OSError) as error:  # no folder can be written to
-        _LOG.warning(_NOT_KEPT, error)
-        return numba.cfunc(signature, **cpu_compiled.OPTIONS)(function)
-    for healed in (False, True):
         try:
-            return numba.cfunc(signature, cache=True, **cpu_compiled.OPTIONS)(function)
-        except NumbaError:
+            return _compiled(function, signature, cache=True)
+        except (NumbaError, OSError):
             raise
-        except OSError as error:  # the disk is full, or the file cannot be read
-            _LOG.warning(_NOT_KEPT, error)
-            break
         except Exception as error:  # a damaged pickle can raise anything
-            if healed:
-                raise
-            _LOG.warning(
-                "Numba's cache in %s is damaged (%s: %s): compiling again", cache.cache_path, type(error).__name__, error
-            )
-            with suppress(OSError):
-                cache.flush()
-    return numba.cfunc(signature, **cpu_compiled.OPTIONS)(function)
+            reason = f"{type(error).__name__}: {error}"
+            _say_once("%s holds damaged files of Numba (%s): compiling anew", cache.cache_path, reason)
+            cache.flush()
+            return _compiled(function, signature, cache=True)
+    except NumbaError:
+        raise
+    except Exception as error:  # a full disk, no folder or file that can be written to
+        _say_once(
+            "Numba cannot keep on disk what it compiles, so each process compiles anew (%s). "
+            "Make space, or let NUMBA_CACHE_DIR name a folder that can be written to.",
+            f"{type(error).__name__}: {error}",
+        )
+        return _compiled(function, signature, cache=False)
 
 
-_NOT_KEPT = (
-    "what Numba compiles cannot be kept on disk, so every process compiles anew (%s): "
-    "make space, or name a writable folder with NUMBA_CACHE_DIR"
-)
+def _compiled(function: Callable, signature: object, cache: bool) -> numba.core.ccallback.CFunc:
+    return numba.cfunc(signature, cache=cache, **cpu_compiled.OPTIONS)(function)
 
 
 class _Announcement(event.Listener):
-    """Says once per process that compiling takes a while, when it begins."""
-
-    said = False
+    """Says that compiling takes a while, when it begins."""
 
     def on_start(self, _event: event.Event) -> None:
-        if not _Announcement.said:
-            _Announcement.said = True
-            _LOG.warning("XAttnRes: Numba compiles for this CPU, which takes about 20 seconds once")
+        _say_once("Numba compiles XAttnRes for this CPU. This takes about 20 seconds, once.")
 
     def on_end(self, _event: event.Event) -> None:
         pass
+
+
+def _say_once(message: str, *arguments: object) -> None:
+    """Log a message, with whatever arguments, once per process; without a logging configuration, a line on stderr."""
+    if message not in _SAID:
+        _SAID.add(message)
+        _LOG.warning(message, *arguments)
+
+
+_SAID: set[str] = set()
