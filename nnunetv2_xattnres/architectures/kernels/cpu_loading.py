@@ -33,14 +33,14 @@ def load(name: str, dtype: str) -> Callable[[int], None]:
         RuntimeError: with ``NUMBA_DISABLE_JIT=1``.
         numba.core.errors.NumbaError: where Numba cannot compile.
     """
+    if numba.config.DISABLE_JIT:
+        raise RuntimeError("NUMBA_DISABLE_JIT=1 forbids compiling")
     with _LOCK:  # two threads at once would compile twice
         return _load(name, dtype)
 
 
 @cache
 def _load(name: str, dtype: str) -> Callable[[int], None]:
-    if numba.config.DISABLE_JIT:
-        raise RuntimeError("NUMBA_DISABLE_JIT=1 forbids compiling")
     function = getattr(cpu_compiled, name)
     with event.install_listener("numba:compile", _Announcement()):
         callback = compiled(function, cpu_compiled.signature_of(cpu_compiled.ENTRY_POINTS[function], dtype))
