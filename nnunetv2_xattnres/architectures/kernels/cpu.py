@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from nnunetv2_xattnres.architectures.kernels import pooling
@@ -272,25 +273,31 @@ def _axis_taps(source: int, size: int) -> tuple[np.ndarray, ...]:
     return left, right, 1 - far, far
 
 
-# ---- the projection, a product of matrices [C, C_k] and [C_k, pixels] per image: channels need not be reordered
+# ---- the projection: products of matrices, in the order in which the channels lie in memory
 
 
 def _project(feature: Tensor, weight: Tensor) -> Tensor:
-    matrices = weight.to(feature.dtype).flatten(1).expand(feature.shape[0], -1, -1)
-    return torch.bmm(matrices, feature.flatten(2)).unflatten(2, feature.shape[2:])
+    matrix = weight.to(feature.dtype).flatten(1)
+    if feature.is_contiguous():
+        matrices = matrix.expand(feature.shape[0], -1, -1)
+        return torch.bmm(matrices, feature.flatten(2)).unflatten(2, feature.shape[2:])
+    return F.linear(feature.movedim(1, -1), matrix).movedim(-1, 1)
 
 
 def _project_backward(grad: Tensor, feature: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of the feature, in the dtype of ``grad``, and of the weight."""
-    matrices = weight.to(grad.dtype).flatten(1).t().expand(feature.shape[0], -1, -1)
-    upstream = grad.flatten(2)
-    gradient = torch.empty_like(feature, dtype=grad.dtype)
-    pixels = gradient.flatten(2)
-    torch.bmm(matrices, upstream, out=pixels)
-    if pixels.data_ptr() != gradient.data_ptr():  # the pixels cannot be seen as one axis
-        gradient.copy_(pixels.view_as(gradient))
-    weight_gradient = torch.bmm(upstream, feature.to(grad.dtype).flatten(2).transpose(1, 2)).sum(0)
-    return gradient, weight_gradient.view_as(weight).to(weight.dtype)
+    matrix, exact = weight.to(grad.dtype).flatten(1), feature.to(grad.dtype)
+    if exact.is_contiguous():
+        upstream, matrices = grad.flatten(2), matrix.t().expand(feature.shape[0], -1, -1)
+        of_feature = torch.bmm(matrices, upstream).unflatten(2, feature.shape[2:])
+        of_weight = torch.bmm(upstream, exact.flatten(2).transpose(1, 2)).sum(0)
+    else:
+        upstream, pixels = (x.movedim(1, -1).flatten(0, -2) for x in (grad, exact))
+        of_feature = (upstream @ matrix).view(*grad.movedim(1, -1).shape[:-1], -1).movedim(-1, 1)
+        of_weight = upstream.t() @ pixels
+    if of_feature.stride() != torch.empty_like(feature, device="meta").stride():
+        of_feature = torch.empty_like(feature, dtype=grad.dtype).copy_(of_feature)
+    return of_feature, of_weight.view_as(weight).to(weight.dtype)
 
 
 # ---- max pooling
