@@ -38,7 +38,9 @@ def test_interval_is_that_of_scipy():
     rng = np.random.default_rng(1)
     values = rng.gamma(2.0, 1.0, size=50) - 1.5
     low, high = bootstrap_interval(values[:, None])
-    theirs = stats.bootstrap((values,), np.mean, n_resamples=10_000, method="percentile", rng=0).confidence_interval
+    theirs = stats.bootstrap(
+        (values,), np.mean, n_resamples=10_000, method="percentile", random_state=0
+    ).confidence_interval
     assert low == pytest.approx(theirs.low, abs=0.03)
     assert high == pytest.approx(theirs.high, abs=0.03)
     assert (low, high) == bootstrap_interval(values[:, None])  # the same data give the same interval
