@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_xattnres.dataset_conversion.overlap import find_overlap
+from nnunetv2_xattnres.dataset_conversion.plausible import border_note, missing_classes, no_background
 from nnunetv2_xattnres.dataset_conversion.raw_dataset import RawCase, RawDataset, Reading
 from nnunetv2_xattnres.dataset_conversion.summary import describe_sizes
 from nnunetv2_xattnres.dataset_conversion.workers import map_cases
@@ -74,9 +75,11 @@ def inspect_dataset(
         problems.append(f"{dataset.folder / 'dataset.json'}: numTraining is {count}, imagesTr holds {len(training)}")
     digests = {(case.part, case.name): reading.digest for case, reading in zip(cases, readings, strict=True)}
     split_lines, split_problems = _describe_splits(dataset, training, test, digests)
-    if any(reading.counts for reading in readings) and not any(set(reading.counts) - {0} for reading in readings):
-        problems.append(f"{dataset.folder / 'labelsTr'}: no case holds anything but background (0)")
+    counts = [reading.counts for reading in readings if reading.counts]
+    problems += _implausible_labels(dataset, counts)
     notes = [note for reading in readings for note in reading.notes]
+    if odd := border_note([reading.border for reading in readings if reading.counts]):
+        notes.append(odd)
     lines = [
         f"{dataset.folder}",
         f"  {dataset.description.get('description', '')}".rstrip(),
@@ -117,6 +120,23 @@ def draw_cases(dataset: RawDataset, path: Path, *, count: int = 12, seed: int = 
         title = f"{dataset.folder.name}: {len(tiles)} of {len(cases)} cases"
         draw_contact_sheet(partial, tiles, dataset.label_names, title)
     return len(tiles)
+
+
+def _implausible_labels(dataset: RawDataset, counts: Sequence[Mapping[int, int]]) -> list[str]:
+    """What is wrong with the labels of all cases together, though each of them may be right by itself."""
+    labels = dataset.folder / "labelsTr"
+    ignored = {value for value, name in dataset.label_names.items() if name == "ignore"}
+    missing = missing_classes(counts, [value for value in dataset.label_names if value not in ignored])
+    if counts and not any(set(count) - {0} for count in counts):
+        return [f"{labels}: no case holds anything but background (0)"]
+    problems = [
+        f"{labels}: class {value} ({dataset.label_names[value]}) occurs in 0 of {len(counts)} cases: another order of "
+        "labels, or a class to take out of dataset.json"
+        for value in missing
+    ]
+    if no_background(counts):
+        problems.append(f"{labels}: background (0) occurs in 0 of {len(counts)} cases: masks that hold one thing only")
+    return problems
 
 
 def _describe_cases(readings: Sequence[Reading], training: int, test: int) -> list[str]:

@@ -18,6 +18,7 @@ from nnunetv2_xattnres.dataset_conversion.images import (
     resize_rgb,
     write_png,
 )
+from nnunetv2_xattnres.dataset_conversion.plausible import border_share
 from nnunetv2_xattnres.errors import InputError
 
 
@@ -76,6 +77,7 @@ class PictureDataset(Dataset):
             mask = pixels if self.size is None else resize_mask(pixels, self.size)
             checked.size = mask.shape
             checked.counts = {value: int(count) for value, count in enumerate(np.bincount(mask.ravel(), minlength=2))}
+            checked.border = border_share(mask)
         return checked
 
     def write(self, case: Case, image: Path, mask: Path) -> None:

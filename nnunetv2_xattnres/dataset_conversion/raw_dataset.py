@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nnunetv2_xattnres.dataset_conversion.plausible import border_share
 from nnunetv2_xattnres.dataset_conversion.splits import Fold
-from nnunetv2_xattnres.dataset_conversion.staging import raw_folder
+from nnunetv2_xattnres.dataset_conversion.staging import bring_back, raw_folder
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.reading import check_whole, differing_geometry
 
@@ -51,6 +53,8 @@ class Reading:
     digest: str = ""
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    border: float = 0.0
+    """Share of foreground along the border of the label, see ``border_share``."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,8 @@ class RawDataset:
             InputError: there is none, there are two, or its ``dataset.json`` is missing or broken.
         """
         root = raw_folder(raw)
+        for line in bring_back(root):
+            print(f"note: {line}", file=sys.stderr)
         names = sorted(path.name for path in root.glob("Dataset*") if re.match(r"Dataset\d{3}_", path.name))
         found = [name for name in names if name == dataset or (dataset.isdigit() and int(name[7:10]) == int(dataset))]
         if len(found) != 1:
@@ -198,7 +204,9 @@ class RawDataset:
             return
         values, counts = np.unique(label, return_counts=True)
         reading.counts = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
-        unknown = [f"{value:g}" for value in values if value not in self.label_names]
+        ignored = [value for value, name in self.label_names.items() if name == "ignore"]
+        reading.border = border_share(np.where(np.isin(label, ignored), 0, label) if ignored else label)
+        unknown = [f"{value:.9g}" for value in values if value not in self.label_names]
         if unknown:
             reading.problems.append(f"{case.label}: holds {', '.join(unknown)}, which dataset.json does not name")
 

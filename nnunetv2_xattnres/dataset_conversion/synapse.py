@@ -14,7 +14,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunetv2_xattnres.dataset_conversion.base import Case, Checked, Dataset, Summary, main
+from nnunetv2_xattnres.dataset_conversion.btcv_codes import problems_of_codes
 from nnunetv2_xattnres.dataset_conversion.layout import index_files, pair, subfolder
+from nnunetv2_xattnres.dataset_conversion.plausible import border_share
 from nnunetv2_xattnres.dataset_conversion.splits import Split, cross_validation
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.reading import check_whole
@@ -147,6 +149,8 @@ class Synapse(Dataset):
         unknown = [f"{code:g}" for code in present if code not in range(14)]
         if unknown:
             checked.problems.append(f"{case.mask}: has the codes {', '.join(unknown[:5])}; BTCV's are 0 to 13")
+        if not checked.problems:
+            checked.problems += [f"{case.mask}: {problem}" for problem in problems_of_codes(codes, label.affine)]
         if checked.problems:
             return checked
         if values.min() > -500 or values.max() < 100:
@@ -159,6 +163,7 @@ class Synapse(Dataset):
             for piece in np.moveaxis(codes, 2, 0)
         )
         checked.counts = {value: int(count) for value, count in enumerate(counts)}
+        checked.border = border_share(codes)
         return checked
 
     def write(self, case: Case, image: Path, mask: Path) -> None:
