@@ -13,7 +13,7 @@ from nnunetv2_xattnres.dataset_conversion.plausible import border_note, missing_
 from nnunetv2_xattnres.dataset_conversion.raw_dataset import RawCase, RawDataset, Reading
 from nnunetv2_xattnres.dataset_conversion.summary import describe_sizes
 from nnunetv2_xattnres.dataset_conversion.workers import map_cases
-from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.errors import InputError, folded
 from nnunetv2_xattnres.outputs import check_outputs, written
 from nnunetv2_xattnres.system import available_cores
 
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         drawn = draw_cases(dataset, sheet, count=args.cases, seed=args.seed)
         print(f"picture\n  {sheet if drawn else 'none: no case can be read'}")
     if problems:
-        print("wrong\n" + "\n".join(f"  - {problem}" for problem in problems))
+        print("wrong\n" + "\n".join(f"  - {line}" for line in folded(problems)))
     else:
         print("nothing is wrong")
     return 1 if problems else 0
@@ -86,7 +86,7 @@ def inspect_dataset(
         *_describe_cases(readings, len(training), len(test)),
         *_describe_classes(dataset, readings),
         *split_lines,
-        *(["notes", *(f"  - {note}" for note in notes)] if notes else []),
+        *(["notes", *(f"  - {note}" for note in folded(notes))] if notes else []),
     ]
     return [line for line in lines if line], problems + split_problems
 

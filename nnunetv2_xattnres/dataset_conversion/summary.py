@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nnunetv2_xattnres.dataset_conversion.plausible import border_note, missing_classes
 from nnunetv2_xattnres.dataset_conversion.splits import Split
+from nnunetv2_xattnres.errors import folded
 
 
 @dataclass
@@ -72,7 +73,7 @@ def summarise(
         notes.append(odd)
     if len(checked) != expected:
         notes.append(f"{len(checked)} cases were found; the complete data set has {expected}")
-    lines += [f"  note    {note}" for note in notes]
+    lines += [f"  note    {note}" for note in folded(notes)]
     number = int(target.name[7:10])
     lines += [
         "next:",

@@ -19,7 +19,7 @@ from nnunetv2_xattnres.dataset_conversion.layout import index_files, pair, subfo
 from nnunetv2_xattnres.dataset_conversion.plausible import border_share
 from nnunetv2_xattnres.dataset_conversion.splits import Split, cross_validation
 from nnunetv2_xattnres.errors import InputError
-from nnunetv2_xattnres.reading import check_whole
+from nnunetv2_xattnres.reading import check_whole, exactly, stop_without_memory
 
 # TransUNet's lists, which everybody uses
 TRAINING = (5, 6, 7, 9, 10, 21, 23, 24, 26, 27, 28, 30, 31, 33, 34, 37, 39, 40)
@@ -146,7 +146,7 @@ class Synapse(Dataset):
         if unreadable:
             checked.problems.append(f"{case.image}: nnU-Net's reader refuses it ({unreadable})")
         present = sorted(set().union(*(np.unique(piece).tolist() for piece in np.moveaxis(codes, 2, 0))))
-        unknown = [f"{code:g}" for code in present if code not in range(14)]
+        unknown = [f"{exactly(code)}" for code in present if code not in range(14)]
         if unknown:
             checked.problems.append(f"{case.mask}: has the codes {', '.join(unknown[:5])}; BTCV's are 0 to 13")
         if not checked.problems:
@@ -210,6 +210,7 @@ def _load(path: Path, problems: list[str]) -> tuple[Any, Any]:
         volume = nib.load(path)
         voxels = np.asanyarray(volume.dataobj)
     except Exception as error:  # nibabel, gzip and zlib have many
+        stop_without_memory(error)
         problems.append(f"{path}: is unreadable or cut off ({str(error) or type(error).__name__})")
         return None, None
     if voxels.ndim != 3:
