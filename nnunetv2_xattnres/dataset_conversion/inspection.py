@@ -1,6 +1,7 @@
 """``nnunetv2_xattnres inspect N``: what is in a raw data set, what is wrong with it, and a picture of its cases."""
 
 import argparse
+import os
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_xattnres.dataset_conversion.overlap import find_overlap
+from nnunetv2_xattnres.dataset_conversion.patch_view import planned_views
 from nnunetv2_xattnres.dataset_conversion.plausible import border_note, missing_classes, no_background
 from nnunetv2_xattnres.dataset_conversion.raw_dataset import RawCase, RawDataset, Reading
 from nnunetv2_xattnres.dataset_conversion.summary import describe_sizes
@@ -78,6 +80,9 @@ def inspect_dataset(
     counts = [reading.counts for reading in readings if reading.counts]
     problems += _implausible_labels(dataset, counts)
     notes = [note for reading in readings for note in reading.notes]
+    preprocessed = os.environ.get("nnUNet_preprocessed")  # noqa: SIM112 - nnU-Net's own spelling
+    if preprocessed:
+        notes += [text for text, _ in planned_views(Path(preprocessed) / dataset.folder.name)]
     if odd := border_note([reading.border for reading in readings if reading.counts]):
         notes.append(odd)
     lines = [

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nnunetv2_xattnres.dataset_conversion.patch_view import expected_view
 from nnunetv2_xattnres.dataset_conversion.plausible import border_note, missing_classes
 from nnunetv2_xattnres.dataset_conversion.splits import Split
 from nnunetv2_xattnres.errors import folded
@@ -71,6 +72,8 @@ def summarise(
     notes += [f"label {value} {name} occurs in no case" for name, value in labels.items() if value in missing]
     if odd := border_note([case.border for case in used.values() if case.counts]):
         notes.append(odd)
+    if view := expected_view([case.size for case in used.values() if case.size], int(target.name[7:10])):
+        notes.append(view)
     if len(checked) != expected:
         notes.append(f"{len(checked)} cases were found; the complete data set has {expected}")
     lines += [f"  note    {note}" for note in folded(notes)]
