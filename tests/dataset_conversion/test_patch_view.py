@@ -1,7 +1,8 @@
 import json
 
 import dataset_phantoms as phantoms
-from dataset_phantoms import mask, picture, save
+import numpy as np
+from dataset_phantoms import mask, save
 
 from nnunetv2_xattnres import doctor
 from nnunetv2_xattnres.cli import main
@@ -20,7 +21,7 @@ def test_what_a_patch_sees_is_said_by_convert_inspect_and_doctor(tmp_path, monke
     source = phantoms.clinicdb(tmp_path / "source", range(1, 13))
     size = (1100, 1600)
     for number in range(1, 13):
-        save(source / "Original" / f"{number}.png", picture(number, size))
+        save(source / "Original" / f"{number}.png", np.full((*size, 3), number, np.uint8))
         save(source / "Ground Truth" / f"{number}.png", mask(number, size))
     assert main(["convert", "clinicdb", str(source)]) == 0
     said = capsys.readouterr().out
