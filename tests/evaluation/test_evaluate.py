@@ -335,6 +335,7 @@ def ends_its_process(_task):
     os._exit(9)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_a_message(data, capsys, monkeypatch):
     monkeypatch.setattr("nnunetv2_xattnres.evaluation.scores.run_case", ends_its_process)
     assert main(["evaluate", *map(str, data), "--workers", "2"]) == 2
