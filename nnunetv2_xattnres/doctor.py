@@ -124,12 +124,26 @@ def check_folders() -> Iterator[Finding]:
         else:
             free = shutil.disk_usage(value).free / 1e9
             yield Finding(OK, f"{name} is {value} ({free:.0f} GB free)")
+    yield from check_patches()
     if os.environ.get("nnUNet_n_proc_DA") == "0":  # noqa: SIM112  nnU-Net's own name
         yield Finding(
             NOTE,
             "nnUNet_n_proc_DA is 0: training works (augmentation in the main process), planning stops with an error",
             ("unset nnUNet_n_proc_DA   # before nnUNetv2_plan_and_preprocess",),
         )
+
+
+def check_patches() -> Iterator[Finding]:
+    """Planned 2D data sets whose patches see little of an image."""
+    preprocessed = os.environ.get("nnUNet_preprocessed")  # noqa: SIM112  nnU-Net's own name
+    if not preprocessed or not Path(preprocessed).is_dir():
+        return
+    from nnunetv2_xattnres.dataset_conversion.patch_view import planned_views
+
+    for folder in sorted(Path(preprocessed).glob("Dataset*")):
+        for text, small in planned_views(folder):
+            if small:
+                yield Finding(NOTE, f"{folder.name}, {text}")
 
 
 def check_trainers() -> Iterator[Finding]:

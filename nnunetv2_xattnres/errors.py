@@ -1,6 +1,10 @@
 """The one error that a user of the commands is meant to read."""
 
+import re
 from collections.abc import Sequence
+from pathlib import PurePath
+
+EXAMPLES = 3
 
 
 class InputError(Exception):
@@ -14,4 +18,28 @@ class InputError(Exception):
     def __init__(self, summary: str, problems: Sequence[str] = ()) -> None:
         self.summary = summary
         self.problems = list(problems)
-        super().__init__("\n".join([summary, *(f"  - {problem}" for problem in self.problems)]))
+        super().__init__("\n".join([summary, *(f"  - {line}" for line in folded(self.problems))]))
+
+
+def folded(problems: Sequence[str]) -> list[str]:
+    """The lines, those that differ in their file only as one line with their count and three examples.
+
+    A line is ``FILE: what is wrong`` or ``FILE what is wrong``. Up to three equal ones stay as they are.
+    """
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for problem in problems:
+        file, colon, text = problem.partition(": ")
+        if not colon:
+            file, _, text = problem.partition(" ")
+        stem = PurePath(file).name.split(".")[0]
+        groups.setdefault(re.sub(rf"(?<!\w){re.escape(stem)}(?=[._]\w)", "NAME", text) if stem else text, []).append(
+            (problem, file)
+        )
+    lines: list[str] = []
+    for text, group in groups.items():
+        if len(group) <= EXAMPLES:
+            lines += [problem for problem, _ in group]
+        else:
+            examples = ", ".join(file for _, file in group[:EXAMPLES])
+            lines.append(f"{text} ({len(group)} times: {examples} and {len(group) - EXAMPLES} more)")
+    return lines

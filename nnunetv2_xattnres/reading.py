@@ -9,6 +9,8 @@ import nibabel as nib
 import numpy as np
 
 CHUNK = 1 << 20  # bytes at a time
+MEMORY_TEXTS = ("bad_alloc", "bad allocation", "allocate memory", "unable to allocate", "out of memory")
+OUT_OF_MEMORY = "out of memory: close other programs, or add --workers 1, which holds one case at a time"
 
 
 def check_whole(path: Path) -> None:
@@ -46,6 +48,21 @@ def differing_geometry(first: dict[str, Any], second: dict[str, Any]) -> list[st
             if key in ours and key in theirs and not np.allclose(ours[key], theirs[key], rtol=1e-3, atol=1e-3):
                 found.append(key.removeprefix("original_"))
     return found
+
+
+def stop_without_memory(error: BaseException) -> None:
+    """Raise `MemoryError` where ``error`` means that memory was short: the file that was read may be right.
+
+    Libraries in C++ (SimpleITK) report it as an error of their own.
+    """
+    if isinstance(error, MemoryError) or any(text in str(error).lower() for text in MEMORY_TEXTS):
+        raise MemoryError(str(error)) from error
+
+
+def exactly(value: float) -> str:
+    """A number with as many digits as tell it from a whole one: 1, and 1.0000001."""
+    short = f"{value:g}"
+    return short if float(short) == value or not math.isfinite(value) else f"{value:.9g}"
 
 
 def _unpacked_length(path: Path) -> int:

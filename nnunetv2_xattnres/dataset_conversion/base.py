@@ -10,8 +10,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, ClassVar
 
+from nnunetv2_xattnres.dataset_conversion.plausible import no_background
 from nnunetv2_xattnres.dataset_conversion.splits import Split
 from nnunetv2_xattnres.dataset_conversion.staging import (
+    bring_back,
     earlier_preprocessing,
     raw_folder,
     target_problems,
@@ -129,6 +131,7 @@ class Dataset(ABC):
         raw = raw_folder(raw)
         source = Path(source).expanduser()
         target = raw / f"Dataset{number:03d}_{self.folder}"
+        restored = bring_back(raw)
         cases, split, checked = self._check_all(source, target_problems(raw, target.name, overwrite), workers, progress)
 
         jobs = [
@@ -147,7 +150,7 @@ class Dataset(ABC):
             map_cases(write_one, jobs, workers=workers, progress=progress, description="writing")
             self._write_descriptions(folder, source, cases, split)
         found = {case.name: result for case, result in zip(cases, checked, strict=True)}
-        split.notes.extend(earlier_preprocessing(target))
+        split.notes.extend([*restored, *earlier_preprocessing(target)])
         return summarise(target, split, found, self.labels, self.expected, self.configuration)
 
     def _check_all(
@@ -169,6 +172,8 @@ class Dataset(ABC):
                 problems += error.problems or [error.summary]
         results = map_cases(self.check, cases, workers=workers, progress=progress, description="checking")
         problems += [problem for result in results for problem in result.problems]
+        if not problems and no_background([result.counts for result in results if result.counts]):
+            problems.append(f"{source}: no mask holds any background (black): are these the masks?")
         if problems:
             raise InputError(
                 f"{self.folder} was not converted and nothing was written. Expected layout: {self.layout}", problems

@@ -7,7 +7,13 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from nnunetv2_xattnres.reading import stop_without_memory
+
 ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+RESAMPLED = (
+    "Masks that were resampled or compressed with loss are grey along their borders: take the original ones, or add "
+    "--mask-threshold 127"
+)
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -32,6 +38,7 @@ def read_pixels(path: Path) -> NDArray[np.uint8]:
     except UnidentifiedImageError as error:
         raise ImageProblem("is unreadable (no image format fits its first bytes)") from error
     except Exception as error:  # every decoder has errors of its own
+        stop_without_memory(error)
         raise ImageProblem(f"is unreadable or cut off ({str(error) or type(error).__name__})") from error
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * 255
@@ -52,13 +59,14 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     return pixels
 
 
-def read_mask(path: Path, *, grey_share: float = 0.0) -> NDArray[np.uint8]:
+def read_mask(path: Path, *, grey_share: float = 0.0, threshold: int | None = None) -> NDArray[np.uint8]:
     """A black and white mask as 0 and 1, ``(height, width)``: 1 where any channel is above 127.
 
     Args:
         path: The file, grey or RGB.
         grey_share: The share of the pixels that may be neither nearly black nor nearly white: the seams that lossy
             compression and resampling leave. With 0, black is 0 and white 255 and there is nothing else.
+        threshold: Take every pixel with a channel above it for white, and do not look for other colours.
 
     Raises:
         ImageProblem: as `read_pixels`, there is a third colour, or no white where something is not black.
@@ -69,20 +77,32 @@ def read_mask(path: Path, *, grey_share: float = 0.0) -> NDArray[np.uint8]:
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
         raise ImageProblem(f"is {_kind(pixels)}, expected a black and white mask")
     darkest, brightest = pixels.min(axis=2), pixels.max(axis=2)
+    if threshold is not None:
+        return (brightest > threshold).astype(np.uint8)
     if grey_share:
         if 0 < brightest.max() <= 127:
-            raise ImageProblem(f"holds no white: its brightest value is {brightest.max()}, expected 255")
+            raise ImageProblem(
+                f"holds no white: its brightest value is {brightest.max()}, expected 255: if it is the structure, add "
+                "--mask-threshold 0"
+            )
         third = float(np.mean(~((brightest < 64) | (darkest > 191))))
         if third > grey_share:
-            raise ImageProblem(f"is neither black nor white in {third:.1%} of its pixels: a third colour")
+            raise ImageProblem(f"is neither black nor white in {third:.1%} of its pixels: a third colour. {RESAMPLED}")
     elif not (darkest == brightest).all():
-        raise ImageProblem("has a third colour, expected black (0) and white (255) alone")
+        raise ImageProblem(f"has a third colour, expected black (0) and white (255) alone. {RESAMPLED}")
     else:
-        values = np.flatnonzero(np.bincount(brightest.ravel(), minlength=256))
+        values = np.flatnonzero(Image.fromarray(brightest).histogram())  # bincount takes eight bytes a pixel
+        if len(values) == 2 and values[0] == 0 and values[1] < 255:
+            raise ImageProblem(
+                f"holds 0 and {values[1]}, expected black (0) and white (255): if {values[1]} is the structure, add "
+                "--mask-threshold 0"
+            )
         others = [str(value) for value in values if value not in (0, 255)]
         if others:
             shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
-            raise ImageProblem(f"has a third colour (value {shown}), expected black (0) and white (255) alone")
+            raise ImageProblem(
+                f"has a third colour (value {shown}), expected black (0) and white (255) alone. {RESAMPLED}"
+            )
     return (brightest > 127).astype(np.uint8)
 
 

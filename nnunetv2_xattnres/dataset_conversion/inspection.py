@@ -1,6 +1,7 @@
 """``nnunetv2_xattnres inspect N``: what is in a raw data set, what is wrong with it, and a picture of its cases."""
 
 import argparse
+import os
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,10 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_xattnres.dataset_conversion.overlap import find_overlap
+from nnunetv2_xattnres.dataset_conversion.patch_view import planned_views
+from nnunetv2_xattnres.dataset_conversion.plausible import border_note, missing_classes, no_background
 from nnunetv2_xattnres.dataset_conversion.raw_dataset import RawCase, RawDataset, Reading
 from nnunetv2_xattnres.dataset_conversion.summary import describe_sizes
 from nnunetv2_xattnres.dataset_conversion.workers import map_cases
-from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.errors import InputError, folded
 from nnunetv2_xattnres.outputs import check_outputs, written
 from nnunetv2_xattnres.system import available_cores
 
@@ -48,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         drawn = draw_cases(dataset, sheet, count=args.cases, seed=args.seed)
         print(f"picture\n  {sheet if drawn else 'none: no case can be read'}")
     if problems:
-        print("wrong\n" + "\n".join(f"  - {problem}" for problem in problems))
+        print("wrong\n" + "\n".join(f"  - {line}" for line in folded(problems)))
     else:
         print("nothing is wrong")
     return 1 if problems else 0
@@ -74,16 +77,21 @@ def inspect_dataset(
         problems.append(f"{dataset.folder / 'dataset.json'}: numTraining is {count}, imagesTr holds {len(training)}")
     digests = {(case.part, case.name): reading.digest for case, reading in zip(cases, readings, strict=True)}
     split_lines, split_problems = _describe_splits(dataset, training, test, digests)
-    if any(reading.counts for reading in readings) and not any(set(reading.counts) - {0} for reading in readings):
-        problems.append(f"{dataset.folder / 'labelsTr'}: no case holds anything but background (0)")
+    counts = [reading.counts for reading in readings if reading.counts]
+    problems += _implausible_labels(dataset, counts)
     notes = [note for reading in readings for note in reading.notes]
+    preprocessed = os.environ.get("nnUNet_preprocessed")  # noqa: SIM112 - nnU-Net's own spelling
+    if preprocessed:
+        notes += [text for text, _ in planned_views(Path(preprocessed) / dataset.folder.name)]
+    if odd := border_note([reading.border for reading in readings if reading.counts]):
+        notes.append(odd)
     lines = [
         f"{dataset.folder}",
         f"  {dataset.description.get('description', '')}".rstrip(),
         *_describe_cases(readings, len(training), len(test)),
         *_describe_classes(dataset, readings),
         *split_lines,
-        *(["notes", *(f"  - {note}" for note in notes)] if notes else []),
+        *(["notes", *(f"  - {note}" for note in folded(notes))] if notes else []),
     ]
     return [line for line in lines if line], problems + split_problems
 
@@ -117,6 +125,23 @@ def draw_cases(dataset: RawDataset, path: Path, *, count: int = 12, seed: int = 
         title = f"{dataset.folder.name}: {len(tiles)} of {len(cases)} cases"
         draw_contact_sheet(partial, tiles, dataset.label_names, title)
     return len(tiles)
+
+
+def _implausible_labels(dataset: RawDataset, counts: Sequence[Mapping[int, int]]) -> list[str]:
+    """What is wrong with the labels of all cases together, though each of them may be right by itself."""
+    labels = dataset.folder / "labelsTr"
+    ignored = {value for value, name in dataset.label_names.items() if name == "ignore"}
+    missing = missing_classes(counts, [value for value in dataset.label_names if value not in ignored])
+    if counts and not any(set(count) - {0} for count in counts):
+        return [f"{labels}: no case holds anything but background (0)"]
+    problems = [
+        f"{labels}: class {value} ({dataset.label_names[value]}) occurs in 0 of {len(counts)} cases: another order of "
+        "labels, or a class to take out of dataset.json"
+        for value in missing
+    ]
+    if no_background(counts):
+        problems.append(f"{labels}: background (0) occurs in 0 of {len(counts)} cases: masks that hold one thing only")
+    return problems
 
 
 def _describe_cases(readings: Sequence[Reading], training: int, test: int) -> list[str]:

@@ -43,10 +43,10 @@ def index_files(folder: Path, pattern: str, problems: list[str], *, skip: str | 
         match = re.fullmatch(pattern, path.name, re.IGNORECASE)
         if match is None:
             if path.name.lower().endswith((*ENDINGS, ".nii", ".nii.gz")):
-                problems.append(f"{path}: this name is not expected here")
+                problems.append(f"{path}: this name is not expected here (but {_readable(pattern)})")
             continue
         key = match.group(1).lower()
-        key = str(int(key)) if key.isdigit() else key
+        key = str(int(key)) if key.isdecimal() else key
         if key in found:
             problems.append(f"{path}: a second file for the same case, beside {found[key].name}")
         else:
@@ -67,4 +67,11 @@ def pair(
 
 def natural(key: str) -> tuple[int, str]:
     """Sorts 2 before 10."""
-    return (int(key), "") if key.isdigit() else (0, key)
+    return (int(key), "") if key.isdecimal() else (0, key)
+
+
+def _readable(pattern: str) -> str:
+    """A pattern for people: ``ISIC_NNNNNNN.jpg`` instead of a regular expression."""
+    text = pattern.replace(IMAGE_ENDING, ".png or another image ending").replace(r"(?:\.gz)?", "[.gz]")
+    text = re.sub(r"\(\\d\{(\d+)\}\)", lambda match: "N" * int(match.group(1)), text).replace(r"(\d+)", "N")
+    return text.replace(r"(\w+)", "NAME").replace("jpe?g", "jpg").replace("\\", "")

@@ -18,6 +18,7 @@ from nnunetv2_xattnres.dataset_conversion.images import (
     resize_rgb,
     write_png,
 )
+from nnunetv2_xattnres.dataset_conversion.plausible import border_share
 from nnunetv2_xattnres.errors import InputError
 
 
@@ -27,9 +28,11 @@ class PictureDataset(Dataset):
 
     Args:
         size: Resize to (height, width): images bilinearly, masks to the nearest pixel.
+        mask_threshold: 0 to 254. Mask values above it are the structure; grey masks are then no problem.
     """
 
     size: tuple[int, int] | None = None
+    mask_threshold: int | None = None
 
     # any other channel name makes nnU-Net standardise each image on its own; this one scales 0..255 to 0..1
     channels: ClassVar[tuple[str, ...]] = ("rgb_to_0_1",) * 3
@@ -39,6 +42,8 @@ class PictureDataset(Dataset):
     """How much of a mask may be grey, where it was compressed with loss or resampled: see `read_mask`."""
 
     def __post_init__(self) -> None:
+        if self.mask_threshold is not None and not 0 <= self.mask_threshold <= 254:
+            raise InputError(f"--mask-threshold {self.mask_threshold}: expected 0 to 254")
         if self.size is not None:
             self.size = (int(self.size[0]), int(self.size[1]))
             if min(self.size) < 1:
@@ -53,6 +58,13 @@ class PictureDataset(Dataset):
             nargs=2,
             metavar=("H", "W"),
             help="resize to H x W pixels (images bilinearly, masks to the nearest); native sizes unless given",
+        )
+        parser.add_argument(
+            "--mask-threshold",
+            type=int,
+            metavar="T",
+            help="mask values above T (0 to 254) are the structure, for masks that are not black and white: 127 for "
+            "resampled ones, 0 for masks of 0 and 1",
         )
 
     def check(self, case: Case) -> Checked:
@@ -75,7 +87,9 @@ class PictureDataset(Dataset):
                 )
             mask = pixels if self.size is None else resize_mask(pixels, self.size)
             checked.size = mask.shape
-            checked.counts = {value: int(count) for value, count in enumerate(np.bincount(mask.ravel(), minlength=2))}
+            foreground = int(np.count_nonzero(mask))
+            checked.counts = {0: mask.size - foreground, 1: foreground}
+            checked.border = border_share(mask)
         return checked
 
     def write(self, case: Case, image: Path, mask: Path) -> None:
@@ -87,7 +101,7 @@ class PictureDataset(Dataset):
         write_png(mask.with_name(f"{mask.name}.png"), labels)
 
     def _read_mask(self, path: Path) -> np.ndarray:
-        return read_mask(path, grey_share=self.grey_share)
+        return read_mask(path, grey_share=self.grey_share, threshold=self.mask_threshold)
 
 
 @dataclass

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nnunetv2_xattnres.dataset_conversion.plausible import border_share
 from nnunetv2_xattnres.dataset_conversion.splits import Fold
-from nnunetv2_xattnres.dataset_conversion.staging import raw_folder
+from nnunetv2_xattnres.dataset_conversion.staging import bring_back, raw_folder
 from nnunetv2_xattnres.errors import InputError
-from nnunetv2_xattnres.reading import check_whole, differing_geometry
+from nnunetv2_xattnres.reading import check_whole, differing_geometry, exactly, stop_without_memory
 
 NOT_FINITE = "holds values that are not finite (NaN or infinity)"
 
@@ -51,6 +53,8 @@ class Reading:
     digest: str = ""
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    border: float = 0.0
+    """Share of foreground along the border of the label, see ``border_share``."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,10 @@ class RawDataset:
             InputError: there is none, there are two, or its ``dataset.json`` is missing or broken.
         """
         root = raw_folder(raw)
+        for line in bring_back(root):
+            print(f"note: {line}", file=sys.stderr)
         names = sorted(path.name for path in root.glob("Dataset*") if re.match(r"Dataset\d{3}_", path.name))
-        found = [name for name in names if name == dataset or (dataset.isdigit() and int(name[7:10]) == int(dataset))]
+        found = [name for name in names if name == dataset or (dataset.isdecimal() and int(name[7:10]) == int(dataset))]
         if len(found) != 1:
             state = f"belongs to {' and '.join(found)}" if found else "is not there"
             raise InputError(f"{root}: data set {dataset} {state}; there are: {', '.join(names) or 'none'}")
@@ -152,6 +158,7 @@ class RawDataset:
                 if path is not None:
                     check_whole(path)
             except Exception as error:  # gzip and zlib have several
+                stop_without_memory(error)
                 raise ValueError(f"{path.name}: {error}") from error
         reader = self._reader(str(case.images[0]))
         image, properties = reader.read_images([str(path) for path in case.images])
@@ -169,6 +176,7 @@ class RawDataset:
         try:
             volume = self.read(case)
         except Exception as error:  # each reader has errors of its own
+            stop_without_memory(error)
             reading.problems.append(f"{case.images[0]}: case {case.name} cannot be read ({error})")
             return reading
         image = volume.image
@@ -198,7 +206,9 @@ class RawDataset:
             return
         values, counts = np.unique(label, return_counts=True)
         reading.counts = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
-        unknown = [f"{value:g}" for value in values if value not in self.label_names]
+        ignored = [value for value, name in self.label_names.items() if name == "ignore"]
+        reading.border = border_share(np.where(np.isin(label, ignored), 0, label) if ignored else label)
+        unknown = [f"{exactly(value)}" for value in values if value not in self.label_names]
         if unknown:
             reading.problems.append(f"{case.label}: holds {', '.join(unknown)}, which dataset.json does not name")
 

@@ -88,7 +88,7 @@ def by_file(names: Sequence[str], train: Path, val: Path, test: Path | None) -> 
         InputError: a list is missing or empty, a name is unknown or in two lists.
     """
     known = {_without_zeros(name): name for name in names}
-    known |= {key.rpartition("_")[2]: name for key, name in known.items() if key.rpartition("_")[2].isdigit()}
+    known |= {key.rpartition("_")[2]: name for key, name in known.items() if key.rpartition("_")[2].isdecimal()}
     problems: list[str] = []
     chosen: dict[str, Path] = {}
     parts: dict[str, list[str]] = {"train": [], "val": [], "test": []}
@@ -123,7 +123,7 @@ def by_file(names: Sequence[str], train: Path, val: Path, test: Path | None) -> 
 def _without_zeros(name: str) -> str:
     """``clinicdb_12`` of ``ClinicDB_012``, ``12`` of ``012``."""
     head, separator, tail = name.lower().rpartition("_")
-    return f"{head}{separator}{int(tail)}" if tail.isdigit() else name.lower()
+    return f"{head}{separator}{int(tail)}" if tail.isdecimal() else name.lower()
 
 
 def cross_validation(names: Sequence[str], folds: int, seed: int) -> list[Fold]:

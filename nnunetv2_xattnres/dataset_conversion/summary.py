@@ -5,17 +5,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nnunetv2_xattnres.dataset_conversion.patch_view import expected_view
+from nnunetv2_xattnres.dataset_conversion.plausible import border_note, missing_classes
 from nnunetv2_xattnres.dataset_conversion.splits import Split
+from nnunetv2_xattnres.errors import folded
 
 
 @dataclass
 class Checked:
-    """What reading one case showed: its size, the number of voxels of each label; what is wrong or odd with it."""
+    """What reading one case showed.
+
+    ``counts`` holds voxels per label, ``border`` the share of foreground along the border (``border_share``).
+    """
 
     problems: list[str] = field(default_factory=list)
     size: tuple[int, ...] = ()
     counts: dict[int, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    border: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -60,9 +67,16 @@ def summarise(
         share = counts[value] / max(1, counts.total())
         lines.append(f"  label   {value} {label}: {share:.2%} of the {unit}, in {present} of {len(used)} cases")
     notes = [*split.notes, *(note for case in used.values() for note in case.notes)]
+    present = [case.counts for case in used.values() if case.counts]
+    missing = missing_classes(present, list(labels.values()))
+    notes += [f"label {value} {name} occurs in no case" for name, value in labels.items() if value in missing]
+    if odd := border_note([case.border for case in used.values() if case.counts]):
+        notes.append(odd)
+    if view := expected_view([case.size for case in used.values() if case.size], int(target.name[7:10])):
+        notes.append(view)
     if len(checked) != expected:
         notes.append(f"{len(checked)} cases were found; the complete data set has {expected}")
-    lines += [f"  note    {note}" for note in notes]
+    lines += [f"  note    {note}" for note in folded(notes)]
     number = int(target.name[7:10])
     lines += [
         "next:",

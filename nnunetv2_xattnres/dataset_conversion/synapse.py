@@ -14,10 +14,12 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunetv2_xattnres.dataset_conversion.base import Case, Checked, Dataset, Summary, main
+from nnunetv2_xattnres.dataset_conversion.btcv_codes import problems_of_codes
 from nnunetv2_xattnres.dataset_conversion.layout import index_files, pair, subfolder
+from nnunetv2_xattnres.dataset_conversion.plausible import border_share
 from nnunetv2_xattnres.dataset_conversion.splits import Split, cross_validation
 from nnunetv2_xattnres.errors import InputError
-from nnunetv2_xattnres.reading import check_whole
+from nnunetv2_xattnres.reading import check_whole, exactly, stop_without_memory
 
 # TransUNet's lists, which everybody uses
 TRAINING = (5, 6, 7, 9, 10, 21, 23, 24, 26, 27, 28, 30, 31, 33, 34, 37, 39, 40)
@@ -144,9 +146,11 @@ class Synapse(Dataset):
         if unreadable:
             checked.problems.append(f"{case.image}: nnU-Net's reader refuses it ({unreadable})")
         present = sorted(set().union(*(np.unique(piece).tolist() for piece in np.moveaxis(codes, 2, 0))))
-        unknown = [f"{code:g}" for code in present if code not in range(14)]
+        unknown = [f"{exactly(code)}" for code in present if code not in range(14)]
         if unknown:
             checked.problems.append(f"{case.mask}: has the codes {', '.join(unknown[:5])}; BTCV's are 0 to 13")
+        if not checked.problems:
+            checked.problems += [f"{case.mask}: {problem}" for problem in problems_of_codes(codes, label.affine)]
         if checked.problems:
             return checked
         if values.min() > -500 or values.max() < 100:
@@ -159,6 +163,7 @@ class Synapse(Dataset):
             for piece in np.moveaxis(codes, 2, 0)
         )
         checked.counts = {value: int(count) for value, count in enumerate(counts)}
+        checked.border = border_share(codes)
         return checked
 
     def write(self, case: Case, image: Path, mask: Path) -> None:
@@ -205,6 +210,7 @@ def _load(path: Path, problems: list[str]) -> tuple[Any, Any]:
         volume = nib.load(path)
         voxels = np.asanyarray(volume.dataobj)
     except Exception as error:  # nibabel, gzip and zlib have many
+        stop_without_memory(error)
         problems.append(f"{path}: is unreadable or cut off ({str(error) or type(error).__name__})")
         return None, None
     if voxels.ndim != 3:

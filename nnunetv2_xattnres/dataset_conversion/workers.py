@@ -7,6 +7,9 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.reading import OUT_OF_MEMORY
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -32,6 +35,7 @@ def map_cases(
         description: What the bar says.
 
     Raises:
+        InputError: memory is short.
         BaseException: the first error of ``function``, or ``KeyboardInterrupt``; what has not begun is dropped.
     """
     results: list[Result] = []
@@ -47,6 +51,8 @@ def map_cases(
             while waiting:
                 results.append(waiting.popleft().result())
                 bar.update()
+    except MemoryError as error:
+        raise InputError(OUT_OF_MEMORY) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return results

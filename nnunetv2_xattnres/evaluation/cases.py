@@ -8,7 +8,7 @@ from scipy.ndimage import find_objects
 
 from nnunetv2_xattnres.evaluation.conventions import score_masks
 from nnunetv2_xattnres.evaluation.labels import Labels
-from nnunetv2_xattnres.reading import check_whole, differing_geometry
+from nnunetv2_xattnres.reading import check_whole, differing_geometry, exactly, stop_without_memory
 
 Box = tuple[slice, ...]
 
@@ -45,7 +45,8 @@ def read_mask(path: Path, reader: type) -> tuple[np.ndarray, tuple[float, ...], 
         raise ValueError(f"has {array.shape[0]} channels, a mask has one")
     labels = array[0].astype(np.int32)
     if not np.array_equal(labels, array[0]):
-        raise ValueError("holds values that are not whole numbers")
+        broken = array[0][labels != array[0]][:3]
+        raise ValueError(f"holds values that are not whole numbers: {', '.join(exactly(value) for value in broken)}")
     kept = [axis for axis, length in enumerate(labels.shape) if length > 1] or [labels.ndim - 1]
     spacing = tuple(float(properties["spacing"][axis]) for axis in kept)
     return labels.reshape([labels.shape[axis] for axis in kept]), spacing, properties
@@ -78,6 +79,7 @@ def run_case(task: Task) -> Outcome:
         try:
             mask, spacing, header = read_mask(path, task.reader)
         except Exception as error:  # readers raise whatever their library raises
+            stop_without_memory(error)
             reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             problems.append(f"{task.case}: {side} {path.name} cannot be used: {reason}")
             continue

@@ -11,6 +11,7 @@ import math
 import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.evaluation.cases import Outcome, Task, run_case
 from nnunetv2_xattnres.evaluation.conventions import CONVENTIONS
 from nnunetv2_xattnres.evaluation.labels import Labels, find_dataset_json, read_dataset_json
+from nnunetv2_xattnres.reading import OUT_OF_MEMORY
 from nnunetv2_xattnres.system import available_cores
 
 METRICS = ("dice", "iou", "hd95")
@@ -77,7 +79,12 @@ def evaluate_folders(
         Task(case, reference / (case + ending), prediction / (case + ending), reader, labels, convention, not problems)
         for case in cases
     ]
-    outcomes = list(tqdm(run_cases(tasks, workers), "cases", len(tasks), disable=not progress, leave=False))
+    try:
+        outcomes = list(tqdm(run_cases(tasks, workers), "cases", len(tasks), disable=not progress, leave=False))
+    except MemoryError as error:
+        raise InputError(OUT_OF_MEMORY) from error
+    except BrokenProcessPool as error:  # the system kills a process without a word when memory is short
+        raise InputError(f"A process of evaluate was killed, most likely {OUT_OF_MEMORY}") from error
     problems += [problem for outcome in outcomes for problem in outcome.problems]
     if problems:
         raise InputError(f"{prediction} cannot be scored against {reference}: nothing was written.", problems)

@@ -104,3 +104,24 @@ def synapse(
             volume.header["descrip"] = f"scan {number}"
             nib.save(volume, path)
     return root
+
+
+# BTCV code: centre (x to the right, y to the front) and half the edge, in voxels of 4 mm
+ORGAN_BOXES = {
+    **{6: (48, 30, 9), 1: (10, 18, 5), 7: (14, 40, 5), 2: (44, 14, 4), 3: (18, 14, 4), 4: (46, 46, 2), 5: (32, 8, 1)},
+    **{8: (29, 18, 2), 9: (36, 20, 2), 10: (32, 27, 2), 11: (28, 34, 3), 12: (37, 11, 1), 13: (26, 11, 1)},
+}
+
+
+def abdomen(root: Path, number: int, codes: dict[int, int] | None = None, *, affine: np.ndarray) -> None:
+    """One volume of BTCV with organs of plausible places and sizes; ``codes`` renames theirs."""
+    renamed = {code: (codes or {}).get(code, code) for code in ORGAN_BOXES}
+    label = np.zeros((60, 56, 20), np.uint8)
+    for code, (x, y, half) in ORGAN_BOXES.items():
+        label[x - half : x + half, y - half : y + half, 10 - half : 10 + half] = renamed[code]
+    hounsfield = np.where(label, 60, -1000).astype(np.int16)
+    hounsfield[0, 0, 0] = 900
+    for kind, voxels in (("img", hounsfield), ("label", label)):
+        path = root / "RawData" / "Training" / kind / f"{kind}{number:04d}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(voxels, affine), path)

@@ -59,7 +59,12 @@ def test_every_problem_is_listed_and_nothing_is_written(tmp_path, build):
         (30, "mask", mask(30, (24, 31)), "is 31x24 pixels"),
         (31, "image", np.dstack([picture(31), mask(31)]), "is an RGBA image"),
         (32, "image", picture(32).astype(np.uint16), "has 16 bits a channel, expected 8"),
-        (33, "mask", mask(33) // 255, "has a third colour (value 1)"),
+        (
+            33,
+            "mask",
+            mask(33) // 255,
+            "holds 0 and 1, expected black (0) and white (255): if 1 is the structure, add --mask-threshold 0",
+        ),
         (34, "mask", np.repeat(mask(34)[..., None], 3, axis=2) * np.uint8([1, 0, 0]), "has a third colour"),
     ):
         path = file(kind, number)

@@ -260,3 +260,90 @@ def test_options_that_cannot_be(tmp_path, monkeypatch, capsys, options, message)
     assert main(["convert", "clinicdb", str(phantoms.clinicdb(tmp_path / "source")), *options]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "raw").exists()
+
+
+def killed_between_the_renames(source, raw):
+    """What is left of ``convert --overwrite`` after SIGKILL between its two renames; the old data set has ``mine``."""
+    folder = ClinicDB().convert(source, raw=raw).folder
+    (folder / "mine.txt").write_text("mine")
+    code = f"""
+import os, pathlib
+from nnunetv2_xattnres.dataset_conversion.clinicdb import ClinicDB
+real, calls = pathlib.Path.rename, []
+def rename(self, target):
+    calls.append(self)
+    if len(calls) == 2:
+        os._exit(9)
+    return real(self, target)
+pathlib.Path.rename = rename
+ClinicDB().convert({str(source)!r}, raw={str(raw)!r}, overwrite=True)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    assert not folder.exists()
+    return folder
+
+
+def test_a_killed_replacement_is_brought_back_by_the_next_start(tmp_path, monkeypatch, capsys):
+    source, raw = phantoms.clinicdb(tmp_path / "source"), tmp_path / "raw"
+    monkeypatch.setenv("nnUNet_raw", str(raw))
+    folder = killed_between_the_renames(source, raw)
+    assert main(["inspect", "501", "--cases", "0"]) == 0
+    assert "was brought back" in capsys.readouterr().err
+    assert (folder / "mine.txt").read_text() == "mine"
+    assert not list(raw.glob("*former*"))
+
+    aside = raw / f".{folder.name}.former.abc"
+    aside.mkdir()
+    folder.rename(aside / folder.name)
+    with pytest.raises(InputError, match="exists already; --overwrite"):
+        ClinicDB().convert(source, raw=raw)
+    assert (folder / "mine.txt").read_text() == "mine"
+
+
+def test_a_former_data_set_whose_place_is_taken_is_named_and_kept(tmp_path):
+    source, raw = phantoms.clinicdb(tmp_path / "source"), tmp_path / "raw"
+    folder = ClinicDB().convert(source, raw=raw).folder
+    aside = raw / f".{folder.name}.former.abc" / folder.name
+    aside.mkdir(parents=True)
+    (aside / "mine.txt").write_text("mine")
+    assert f"{aside} is a former data set" in str(ClinicDB().convert(source, raw=raw, overwrite=True))
+    assert (aside / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("failing", [(2,), (2, 3)], ids=["replacing", "replacing and restoring"])
+def test_where_replacing_fails_the_old_data_set_is_kept(tmp_path, monkeypatch, failing):
+    source, raw = phantoms.clinicdb(tmp_path / "source"), tmp_path / "raw"
+    folder = ClinicDB().convert(source, raw=raw).folder
+    before = snapshot(folder)
+    real, calls = type(raw).rename, []
+
+    def rename(self, target):
+        calls.append(self)
+        if len(calls) in failing:
+            raise OSError(errno.EIO, "Input/output error", str(self))
+        return real(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(raw), "rename", rename)
+        with pytest.raises(InputError, match="Input/output error") as caught:
+            ClinicDB().convert(source, raw=raw, overwrite=True)
+    assert ("brings it back" in str(caught.value)) == (failing == (2, 3))
+    with pytest.raises(InputError, match="exists already"):
+        ClinicDB().convert(source, raw=raw)
+    assert snapshot(folder) == before
+    assert [path.name for path in raw.iterdir()] == [folder.name]
+
+
+def test_two_data_sets_with_one_number_at_once(tmp_path):
+    """The number is free when both start: whoever is second finds out before its data set appears."""
+    raw = tmp_path / "raw"
+    colon = phantoms.colondb_png(tmp_path / "colon")
+
+    class Overtaken(ClinicDB):
+        def _write_descriptions(self, *args):
+            super()._write_descriptions(*args)
+            ColonDB().convert(colon, raw=raw, dataset_id=600)
+
+    with pytest.raises(InputError, match="belongs to another data set"):
+        Overtaken().convert(phantoms.clinicdb(tmp_path / "source"), raw=raw, dataset_id=600)
+    assert [path.name for path in raw.iterdir()] == ["Dataset600_CVCColonDB"]

@@ -281,3 +281,51 @@ def test_find_overlap():
     assert overlap.names == ["b"]
     assert overlap.sequences == ["9", "10"]
     assert overlap.images == [("a", "c"), ("b", "b")]
+
+
+def test_a_class_that_occurs_in_no_case_is_wrong(clinicdb):
+    path = clinicdb / "dataset.json"
+    description = json.loads(path.read_text())
+    description["labels"]["adenoma"] = 2
+    path.write_text(json.dumps(description))
+    _, problems = inspect_dataset(RawDataset.open("501"))
+    assert [problem for problem in problems if "class 2 (adenoma) occurs in 0 of 20 cases" in problem] == problems != []
+
+
+def test_masks_without_any_background_are_wrong(clinicdb, tmp_path, capsys):
+    for path in clinicdb.glob("labels*/*"):
+        save(path, np.ones((24, 32), np.uint8))
+    _, problems = inspect_dataset(RawDataset.open("501"))
+    assert any("background (0) occurs in 0 of 20 cases" in problem for problem in problems)
+    for path in (tmp_path / "source" / "Ground Truth").iterdir():
+        save(path, np.full((24, 32), 255, np.uint8))
+    assert main(["convert", "clinicdb", str(tmp_path / "source"), "--dataset-id", "7"]) == 2
+    assert "no mask holds any background" in capsys.readouterr().err
+
+
+def test_inverted_masks_are_mentioned(clinicdb, tmp_path):
+    for number, path in enumerate(sorted((tmp_path / "source" / "Ground Truth").iterdir())):
+        save(path, 255 - mask(number))
+    summary = convert_clinicdb(tmp_path / "source", dataset_id=7)
+    assert "in 20 of 20 cases: are the masks inverted" in str(summary)
+    lines, problems = inspect_dataset(RawDataset.open("7"))
+    assert problems == []
+    assert "in 20 of 20 cases: are the masks inverted" in "\n".join(lines)
+    assert "masks inverted" not in "\n".join(inspect_dataset(RawDataset.open("501"))[0])
+
+
+def test_inverted_labels_of_volumes_are_mentioned(raw):
+    folder = raw / "Dataset001_Volumes"
+    for kind in ("imagesTr", "labelsTr"):
+        (folder / kind).mkdir(parents=True)
+    labels = {"background": 0, "organ": 1}
+    (folder / "dataset.json").write_text(
+        json.dumps({"channel_names": {"0": "CT"}, "labels": labels, "file_ending": ".nii.gz", "numTraining": 1})
+    )
+    label = np.ones((8, 8, 8), np.uint8)
+    label[3:5, 3:5, 3:5] = 0
+    nib.save(
+        nib.Nifti1Image(np.random.default_rng(0).normal(size=(8, 8, 8)), np.eye(4)), folder / "imagesTr/a_0000.nii.gz"
+    )
+    nib.save(nib.Nifti1Image(label, np.eye(4)), folder / "labelsTr/a.nii.gz")
+    assert "are the masks inverted" in "\n".join(inspect_dataset(RawDataset.open("1"))[0])

@@ -141,3 +141,43 @@ def test_real_volume(shared_data, tmp_path):
     organs = np.asarray(nib.load(folder / "labelsTr" / "case0005.nii.gz").dataobj)
     for code, organ in ORGANS.items():
         assert (organs[codes == code] == organ).all()
+
+
+# what another project's number is in BTCV's code
+TRANSUNET = {8: 1, 4: 2, 3: 3, 2: 4, 6: 5, 11: 6, 1: 7, 7: 8, 5: 0, 9: 0, 10: 0, 12: 0, 13: 0}
+FLARE = {6: 1, 2: 2, 1: 3, 11: 4, 8: 5, 9: 6, 12: 7, 13: 8, 4: 9, 5: 10, 7: 11, 10: 12, 3: 13}
+
+
+def swapped(first, second):
+    return {first: second, second: first}
+
+
+@pytest.mark.parametrize(
+    ("codes", "reason"),
+    [
+        (TRANSUNET, "TransUNet's 8 organs"),
+        (FLARE, "is not in BTCV's code"),
+        ({11: 10, 12: 11, 13: 12, 10: 13}, "is not in BTCV's code: 11 (pancreas)"),  # AMOS
+        ({6: 0}, "lacks the code 6 (liver)"),
+        (swapped(2, 3), "2 (right kidney) would be on the spleen's side"),
+        (swapped(8, 9), "9 (inferior vena cava) would be on the spleen's side of 8 (aorta)"),
+        (swapped(1, 7), "1 (spleen) would be in front of 7 (stomach)"),
+        (swapped(1, 6), "6 (liver) would have"),
+    ],
+    ids=["transunet", "flare", "amos", "no liver", "kidneys", "vessels", "spleen and stomach", "spleen and liver"],
+)
+@pytest.mark.parametrize("turned", [1, -1], ids=["", "mirrored"])
+def test_labels_in_another_code_are_refused(tmp_path, codes, reason, turned):
+    """Volume by volume: the other one, in BTCV's code, is not named."""
+    source = tmp_path / "source"
+    affine = np.diag([-4.0 * turned, 4, 4, 1])
+    for number in (5, 6):
+        phantoms.abdomen(source, number, affine=affine)
+    assert Synapse().convert(source, raw=tmp_path / "right").split.training == ["case0005", "case0006"]
+    phantoms.abdomen(source, 6, codes, affine=affine)
+    with pytest.raises(InputError) as caught:
+        Synapse().convert(source, raw=tmp_path / "raw")
+    assert len(caught.value.problems) == 1
+    assert "label0006.nii.gz" in caught.value.problems[0]
+    assert reason in caught.value.problems[0]
+    assert not (tmp_path / "raw").exists()

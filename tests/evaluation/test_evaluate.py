@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -315,3 +316,29 @@ def test_real_labels_shifted(shared_data, tmp_path):
     scores = evaluate_folders(reference, prediction, progress=False)
     assert scores["mean"]["hd95"] == pytest.approx(1.0)
     assert 0.7 < scores["mean"]["dice"] < 0.95
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("std::bad_alloc")], ids=repr)
+def test_short_memory_is_no_bad_file(data, capsys, monkeypatch, error):
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr("nnunetv2_xattnres.evaluation.cases.check_whole", fails)
+    assert main(["evaluate", *map(str, data)]) == 2
+    message = capsys.readouterr().err
+    assert "out of memory" in message
+    assert "--workers 1" in message
+    assert "cannot be used" not in message
+
+
+def ends_its_process(_task):
+    os._exit(9)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_a_message(data, capsys, monkeypatch):
+    monkeypatch.setattr("nnunetv2_xattnres.evaluation.scores.run_case", ends_its_process)
+    assert main(["evaluate", *map(str, data), "--workers", "2"]) == 2
+    message = capsys.readouterr().err
+    assert "was killed" in message
+    assert "--workers 1" in message
