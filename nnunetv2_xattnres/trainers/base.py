@@ -86,7 +86,10 @@ class PluginTrainer(nnUNetTrainer):
             InputError: the split file does not have it, or cannot be used.
         """
         check_fold(self.fold, Path(self.preprocessed_dataset_folder_base) / "splits_final.json")
-        return super().do_split()
+        training, validation = super().do_split()
+        if self.fold == "all":  # nnU-Net lists them in the order of a set, another one in each process
+            return sorted(training), sorted(validation)
+        return training, validation
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """As nnU-Net; with a seed, each batch is drawn by its epoch and iteration, and they come in order."""

@@ -1,4 +1,4 @@
-"""Random numbers that depend on seed, process, epoch and iteration alone: equal runs stay equal, also when continued."""
+"""Random numbers that depend on seed, process, epoch and iteration alone, so that a run repeats, also continued."""
 
 from __future__ import annotations
 

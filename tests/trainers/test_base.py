@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,7 +48,8 @@ def make(tmp_path, monkeypatch):
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
     plans, dataset_json = make_plans(tmp_path, strides=[[1, 1]] * 3, recipe={"epochs": 3, "scales": [1]})
 
-    def maker(trainer=Tiny, fold=0, **changes):
+    def maker(trainer=Tiny, fold=0, routing=None):
+        plans["configurations"]["2d_both"]["architecture"]["arch_kwargs"]["routing"] = routing
         made = trainer(plans, "2d_both", fold, dataset_json, torch.device("cpu"))
         made.seen = []
         monkeypatch.setattr(made.logger, "plot_progress_png", lambda folder: None)  # seconds for each epoch
@@ -251,17 +253,12 @@ def test_a_split_file_that_cannot_be_used_is_named(make, tmp_path, content, said
 
 
 def log_of(trainer):
-    from pathlib import Path
-
     return Path(trainer.log_file).read_text()
 
 
-@pytest.mark.parametrize(("variant", "readers"), [("both", 4), ("encoder", 2), ("decoder", 2), ("noskip", 0)])
+@pytest.mark.parametrize(("variant", "readers"), [("both", 8), ("encoder", 4), ("decoder", 4), ("noskip", 0)])
 def test_the_log_names_routing_readers_and_parameters(make, variant, readers):
-    trainer = make()
-    architecture = trainer.plans_manager.plans["configurations"]["2d_both"]["architecture"]
-    architecture["arch_kwargs"]["routing"] = VARIANTS[variant]
-    trainer.configuration_manager = trainer.plans_manager.get_configuration("2d_both")
+    trainer = make(routing=VARIANTS[variant])
     trainer.on_train_start()
     (line,) = [line for line in log_of(trainer).splitlines() if "Network PaperUNet" in line]
     assert f"routing {variant} (" in line
