@@ -6,10 +6,33 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
+from nnunetv2_xattnres.errors import InputError
+
 
 def available_cores() -> int:
     """Cores that this process may use, which on a shared machine or a cluster are fewer than there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_device(device: str) -> None:
+    """Try to compute on a device, before a command writes or waits for anything.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``mps``, or one of several, such as ``cuda:1``.
+
+    Raises:
+        InputError: torch cannot use it.
+    """
+    import torch
+
+    try:
+        torch.zeros(1, device=device).add_(1)
+    except Exception as error:  # torch raises AssertionError without CUDA, RuntimeError or its own for a broken driver
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"torch {torch.__version__} cannot compute on the device {device} ({reason}): choose --device cpu, or "
+            "see what `nnunetv2_xattnres doctor` says about the device"
+        ) from error
 
 
 @contextmanager

@@ -90,6 +90,26 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         Workspace.create(tmp_path / "file" / "below")
 
 
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_a_device_that_is_missing_is_named_before_anything_is_written(tmp_path, capsys, monkeypatch, device):
+    zeros = torch.zeros
+
+    def without(*sizes, **options):
+        if options.get("device") == device:
+            raise AssertionError("Torch not compiled with this device enabled")
+        return zeros(*sizes, **options)
+
+    def draw(*_, **__):
+        raise RuntimeError("the demo began")
+
+    monkeypatch.setattr(torch, "zeros", without)
+    monkeypatch.setattr("nnunetv2_xattnres.demo.steps.write_dataset", draw)
+    assert main(["demo", "--output", str(tmp_path / "demo"), "--device", device]) == 2
+    said = capsys.readouterr().err
+    assert f"cannot compute on the device {device}" in said and "--device cpu" in said
+    assert not (tmp_path / "demo").exists()  # so that the next try is not refused
+
+
 def test_overwrite_starts_afresh(tmp_path):
     earlier = Workspace.create(tmp_path / "demo")
     (earlier.raw / "old").touch()

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import threading
+import time
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 
+import torch
 from torch import Tensor
 
 from nnunetv2_xattnres.architectures.emcad import EMCADNet
 from nnunetv2_xattnres.errors import InputError
+
+ENCODERS = tuple(f"pvt_v2_b{size}" for size in range(6))
+HUB_SILENCE = 60.0  # seconds without a byte from the hub, after which it is given up
+SHOWN = 8  # problems in a message
 
 
 def load_encoder_weights(network: EMCADNet) -> None:
@@ -20,29 +30,114 @@ def load_encoder_weights(network: EMCADNet) -> None:
     if source is None:
         return
     state = _from_hub(name) if source == "imagenet" else _from_file(Path(source), name)
-    expected = network.encoder.state_dict()
+    _check_state(state, network.encoder.state_dict(), source, name)
+    network.encoder.load_state_dict(state)
+
+
+def check_encoder_weights(name: str, source: str | None) -> None:
+    """Check a file of weights for the encoder ``name`` as loading would; ``imagenet`` and ``None`` need no file.
+
+    Raises:
+        InputError: the file is missing, unreadable or of another network.
+    """
+    if source not in (None, "imagenet"):
+        _check_state(_from_file(Path(source), name), _shapes_of(name), source, name)
+
+
+def _shapes_of(name: str) -> dict[str, Tensor]:
+    """Names and shapes of an encoder's weights, without memory for them."""
+    import timm
+
+    with torch.device("meta"):
+        return timm.create_model(name, pretrained=False, features_only=True).state_dict()
+
+
+def _check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str, name: str) -> None:
+    problems = _differences(state, expected, name)
+    if problems:
+        more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+        what = _what_it_holds(state, expected, name)
+        raise InputError(
+            f"{source} does not hold the weights of {name}{what}. {_advice(name)}", problems[:SHOWN] + more
+        )
+    lost = [f"{key} is not finite (NaN or infinite)" for key, value in state.items() if not value.isfinite().all()]
+    if lost:
+        more = [f"and {len(lost) - SHOWN} more"] if len(lost) > SHOWN else []
+        raise InputError(
+            f"{source} holds weights of {name} that are not finite numbers: it comes from a training that failed. "
+            f"{_advice(name)}",
+            lost[:SHOWN] + more,
+        )
+
+
+def _differences(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], name: str) -> list[str]:
     problems = [f"{key} is missing" for key in expected if key not in state]
     problems += [
         f"{key} is {tuple(state[key].shape)}, expected {tuple(value.shape)}"
         for key, value in expected.items()
         if key in state and state[key].shape != value.shape
     ]
-    problems += [f"{key} is not part of {name}" for key in state if key not in expected]
-    if problems:
-        more = [f"and {len(problems) - 8} more"] if len(problems) > 8 else []
-        raise InputError(f"{source} does not hold the weights of {name}. {_advice(name)}", problems[:8] + more)
-    network.encoder.load_state_dict(state)
+    return problems + [f"{key} is not part of {name}" for key in state if key not in expected]
+
+
+def _what_it_holds(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], name: str) -> str:
+    """What the weights are instead, as far as their names and shapes tell."""
+    for other in ENCODERS:
+        if other != name and not _differences(state, _shapes_of(other), other):
+            return f": it holds those of {other} (`nnunetv2_xattnres plan --encoder {other}`)"
+    first = next(iter(expected))
+    for key in state:
+        prefix = key.removesuffix(first)
+        if prefix and prefix != key and all(prefix + each in state for each in expected):
+            return f" under their own names: each begins with {prefix!r}, so save that part without it"
+    return ""
 
 
 def _from_hub(name: str) -> dict[str, Tensor]:
     import timm
 
-    try:
-        return timm.create_model(name, pretrained=True, features_only=True).state_dict()
-    except Exception as error:  # the hub's client raises what its transport raises
+    made: list[dict[str, Tensor]] = []
+    failed: list[Exception] = []
+
+    def fetch() -> None:
+        try:
+            made.append(timm.create_model(name, pretrained=True, features_only=True).state_dict())
+        except Exception as error:  # the hub's client raises what its transport raises
+            failed.append(error)
+
+    # a daemon: behind a silent proxy it may never end, and the command has to
+    thread = threading.Thread(target=fetch, daemon=True)
+    thread.start()
+    heard, received = time.monotonic(), _bytes_received()
+    while thread.is_alive():
+        thread.join(timeout=min(1.0, HUB_SILENCE))
+        now = _bytes_received()
+        if now != received:
+            heard, received = time.monotonic(), now
+        if thread.is_alive() and time.monotonic() - heard > HUB_SILENCE:
+            raise InputError(
+                f"timm cannot fetch the ImageNet weights of {name}: no answer from the hub within "
+                f"{HUB_SILENCE:g} seconds. {_advice(name)}"
+            )
+    if failed:
+        error = failed[0]
         raise InputError(
             f"timm cannot fetch the ImageNet weights of {name} ({type(error).__name__}: {error}). {_advice(name)}"
         ) from error
+    return made[0]
+
+
+def _bytes_received() -> int:
+    """Size of all files in the hub's cache, which grows while a download proceeds."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    total = 0
+    for file in Path(HF_HUB_CACHE).glob("models--timm--pvt*/blobs/*"):
+        try:
+            total += file.stat().st_size
+        except OSError:  # renamed meanwhile
+            continue
+    return total
 
 
 def _from_file(path: Path, name: str) -> dict[str, Tensor]:
@@ -51,17 +146,44 @@ def _from_file(path: Path, name: str) -> dict[str, Tensor]:
     from timm.models.pvt_v2 import checkpoint_filter_fn
 
     if not path.is_file():
-        raise InputError(f"{path}, which encoder_weights in the plans names, is not there. {_advice(name)}")
+        what = "is a folder" if path.is_dir() else "is not there"
+        raise InputError(f"{path}, which encoder_weights in the plans names, {what}. {_advice(name)}")
+    if kind := _kind_of_text(path):
+        raise InputError(f"{path} holds no weights of {name}: it is {kind}. {_advice(name)}")
     try:
-        state = load_state_dict(str(path), use_ema=False, weights_only=True)
+        # also the averaged weights of a training (state_dict_ema, model_ema), without the prefix of DDP
+        state = load_state_dict(str(path), use_ema=True, weights_only=True)
         # timm's own map from the release's names (block1.0, patch_embed2) to its own (stages.0.blocks.0)
         state = checkpoint_filter_fn(state, None)
     except Exception as error:  # a damaged file fails in torch, in pickle, in zipfile or in safetensors
+        reason = "it is damaged or no file of weights"
+        if isinstance(error, UnpicklingError) and zipfile.is_zipfile(path):
+            reason = (
+                "it holds Python objects beside the weights, which are not loaded for safety: save the weights alone"
+            )
         raise InputError(
-            f"{path} cannot be read as weights of {name}: it is damaged or no file of weights "
+            f"{path} cannot be read as weights of {name}: {reason} "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}). {_advice(name)}"
         ) from error
-    return {key.replace("stages.", "stages_", 1): value for key, value in state.items() if not key.startswith("head.")}
+    state = {key.replace("stages.", "stages_", 1): value for key, value in state.items() if not key.startswith("head.")}
+    if not all(isinstance(value, Tensor) for value in state.values()):
+        others = ", ".join(key for key, value in state.items() if not isinstance(value, Tensor))[:200]
+        raise InputError(
+            f"{path} cannot be read as weights of {name}: it is damaged or no file of weights, as these entries are "
+            f"no tensors: {others}. {_advice(name)}"
+        )
+    return state
+
+
+def _kind_of_text(path: Path) -> str | None:
+    """What a download leaves in place of weights, by the beginning of the file."""
+    with path.open("rb") as stream:
+        start = stream.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the file itself: fetch it with `git lfs pull`"
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "a web page: use the link of the file itself, not of the page that shows it"
+    return None
 
 
 def _advice(name: str) -> str:

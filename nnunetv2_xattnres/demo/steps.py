@@ -9,6 +9,7 @@ from pathlib import Path
 from nnunetv2_xattnres.demo.phantom import DATASET, write_dataset
 from nnunetv2_xattnres.demo.workspace import Workspace
 from nnunetv2_xattnres.ext_trainer import HOOK_FOLDER
+from nnunetv2_xattnres.system import check_device
 
 STEPS = 5
 FRAMES_SHOWN = 4
@@ -47,12 +48,14 @@ def run_demo(output: Path, settings: Settings | None = None, *, overwrite: bool 
     """Run every step below ``output`` and print what came out.
 
     Raises:
-        InputError: if ``output`` is taken, or if a command fails.
+        InputError: if the device cannot be used, if ``output`` is taken (nothing is written then), or if a command
+            fails.
     """
     from nnunetv2_xattnres.demo.picture import draw_picture
     from nnunetv2_xattnres.demo.untrained import predict_untrained
 
     settings = settings or Settings()
+    check_device(settings.device)
     started = time.monotonic()
     workspace = Workspace.create(output, device=settings.device, overwrite=overwrite)
     print(f"Everything goes to {workspace.root}\n")

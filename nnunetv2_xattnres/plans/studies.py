@@ -180,7 +180,17 @@ def make_variants(
         _check_networks(existing, found)
     if new := [name for name in made if name not in there]:
         check_builds(plans, read_dataset_json(dataset), new)
+    _check_encoder_weights(plans, found)
     return Variants(dataset, found, plans, plans != existing)
+
+
+def _check_encoder_weights(plans: dict[str, Any], found: dict[str, Cell]) -> None:
+    """Files of weights are looked at now: the training that needs them may start days later, on another machine."""
+    from nnunetv2_xattnres.architectures.pvt_weights import check_encoder_weights
+
+    named = [resolve(plans, name)["architecture"]["arch_kwargs"] for name in found if found[name]["network"] == "emcad"]
+    for encoder, weights in dict.fromkeys((each["encoder"], each.get("encoder_weights")) for each in named):
+        check_encoder_weights(encoder, weights)
 
 
 def _check_networks(plans: dict[str, Any], found: dict[str, Cell]) -> None:

@@ -1,22 +1,34 @@
-"""What every trainer of the package adds to nnU-Net's: progress within an epoch, a seed, a portable model."""
+"""What every trainer of the package adds to nnU-Net's: progress, a seed, portable checkpoints, checks of the run."""
 
 from __future__ import annotations
 
+import math
 import os
-import random
 import sys
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+from torch import nn
 from tqdm import tqdm
 
+from nnunetv2_xattnres.architectures.routing import VARIANTS, Routing
+from nnunetv2_xattnres.architectures.xattnres import XAttnRes
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.trainers.folds import check_fold
+from nnunetv2_xattnres.trainers.seeding import (
+    SEED_VARIABLE,
+    Purpose,
+    RepeatableLoader,
+    environment_variable,
+    in_processes,
+    seed_everything,
+    seed_of_environment,
+)
 
-SEED_VARIABLE = "XATTNRES_SEED"
 OWN_NAME_KEY = "xattnres_trainer_name"
 
 
@@ -24,9 +36,13 @@ class PluginTrainer(nnUNetTrainer):
     """nnU-Net's trainer with its recipe unchanged.
 
     - Within each epoch, a progress bar on a terminal, and a line at every quarter in the log.
-    - ``XATTNRES_SEED`` in the environment seeds python, numpy and torch before the network is built.
-    - At the end of training, ``trainer_name`` in the checkpoints becomes ``nnUNetTrainer``: the plans alone rebuild the
-      network, so a finished model predicts without ``nnUNet_extTrainer``.
+    - ``XATTNRES_SEED`` in the environment seeds python, numpy and torch by seed, process and epoch, and each batch by
+      its iteration as well: a training that continues draws what an uninterrupted one would have drawn.
+    - Every checkpoint names ``nnUNetTrainer`` as its trainer from the moment it is written: the plans alone rebuild the
+      network, so the model predicts without ``nnUNet_extTrainer``, also when the training was interrupted.
+    - A fold that the split file lacks is refused; nnU-Net would train it on a random split.
+    - The log says which routing is trained, with how many readers and parameters. It warns of losses that are not
+      finite, and a training whose weights are lost stops.
 
     Attributes:
         epochs, iterations, validation_iterations: Lengths that a subclass sets; ``None`` keeps nnU-Net's.
@@ -52,20 +68,66 @@ class PluginTrainer(nnUNetTrainer):
 
     def initialize(self) -> None:
         """Seed where asked to, then build network, optimiser and loss as nnU-Net does."""
-        seed = os.environ.get(SEED_VARIABLE)
-        if seed:
-            if not seed.isdecimal() or int(seed) >= 2**31:
-                raise InputError(f"{SEED_VARIABLE} is {seed}: give a whole number from 0 to {2**31 - 1}, or unset it")
-            # one process a GPU: each draws its own augmentations
-            value = int(seed) + self.local_rank
-            random.seed(value)
-            np.random.seed(value)
-            torch.manual_seed(value)
-            self.print_to_log_file(f"Seed {value} ({SEED_VARIABLE})")
+        if self._seed(Purpose.BUILD):
+            self.print_to_log_file(f"Seed {seed_of_environment()} ({SEED_VARIABLE})")
         super().initialize()
 
+    def _seed(self, *key: int) -> bool:
+        """Seed this process where a seed is asked for; each process has numbers of its own."""
+        seed = seed_of_environment()
+        if seed is not None:
+            seed_everything(seed, self.local_rank, *key)
+        return seed is not None
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """As nnU-Net, for a fold that exists.
+
+        Raises:
+            InputError: the split file does not have it, or cannot be used.
+        """
+        check_fold(self.fold, Path(self.preprocessed_dataset_folder_base) / "splits_final.json")
+        training, validation = super().do_split()
+        if self.fold == "all":  # nnU-Net lists them in the order of a set, another one in each process
+            return sorted(training), sorted(validation)
+        return training, validation
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """As nnU-Net; with a seed, each batch is drawn by its epoch and iteration, and they come in order."""
+        if seed_of_environment() is None:
+            return super().get_dataloaders()
+        # without workers, nnU-Net gives the loaders themselves
+        workers = get_allowed_n_proc_DA()
+        with environment_variable("nnUNet_n_proc_DA", "0"):
+            train, val = (augmenter.data_loader for augmenter in super().get_dataloaders())
+        return (
+            self._in_processes(train, Purpose.TRAINING_BATCH, workers, cached=1),
+            self._in_processes(val, Purpose.VALIDATION_BATCH, min(workers, max(1, workers // 2)), cached=1),
+        )
+
+    def _in_processes(self, loader: Any, purpose: Purpose, processes: int, *, cached: int) -> Any:
+        """The loader's batches in order; with a seed, each is the same in every run."""
+        training = purpose is Purpose.TRAINING_BATCH
+        iterations = self.num_iterations_per_epoch if training else self.num_val_iterations_per_epoch
+        seed = seed_of_environment()
+        if seed is not None:
+            loader = RepeatableLoader(loader, (seed, self.local_rank, purpose), iterations, self.current_epoch)
+        return in_processes(loader, processes, cached=cached, pin_memory=self.device.type == "cuda")
+
+    def on_train_start(self) -> None:
+        """As nnU-Net, and log what is trained."""
+        super().on_train_start()
+        architecture = self.configuration_manager.network_arch_class_name.rsplit(".", 1)[-1]
+        routing = self.configuration_manager.network_arch_init_kwargs.get("routing")
+        self.print_to_log_file(describe_network(self._bare_network(), architecture, routing))
+
+    def _bare_network(self) -> nn.Module:
+        """The network without the wrappers of DDP and ``torch.compile``."""
+        network = self.network.module if self.is_ddp else self.network
+        return getattr(network, "_orig_mod", network)
+
     def on_train_epoch_start(self) -> None:
-        """As nnU-Net, and start the progress of the epoch."""
+        """As nnU-Net, seeded by the epoch, and start the progress of the epoch."""
+        self._seed(Purpose.EPOCH, self.current_epoch)
         super().on_train_epoch_start()
         self._progress = _Progress(self, f"Epoch {self.current_epoch}", self.num_iterations_per_epoch)
 
@@ -74,9 +136,37 @@ class PluginTrainer(nnUNetTrainer):
         return self._count(super().train_step(batch))
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
-        """As nnU-Net, and end the progress of the epoch."""
+        """As nnU-Net, and end the progress of the epoch.
+
+        Raises:
+            InputError: the weights are no longer finite numbers, or no loss of the epoch was.
+        """
         self._end_progress()
         super().on_train_epoch_end(train_outputs)
+        self._check_finite([float(output["loss"]) for output in train_outputs])
+
+    def _check_finite(self, losses: list[float]) -> None:
+        lost = sum(not math.isfinite(loss) for loss in losses)
+        if lost:
+            self.print_to_log_file(
+                f"WARNING: epoch {self.current_epoch}: the loss of {lost} of {len(losses)} iterations is not a finite "
+                "number (NaN or infinite)"
+            )
+        # under mixed precision, single steps overflow and are skipped without harm
+        damaged = not all(
+            bool(value.isfinite().all())
+            for value in self._bare_network().state_dict().values()
+            if value.is_floating_point()
+        )
+        if damaged or (losses and lost == len(losses)):
+            what = "the network's weights are no longer finite numbers" if damaged else "no loss was a finite number"
+            message = (
+                f"Epoch {self.current_epoch}: {what}, so nothing more can be learned, and the training stops. "
+                f"The checkpoints in {self.output_folder} are from before: look for NaN in the images, or lower the "
+                "learning rate, and train again (--c continues from checkpoint_latest.pth)"
+            )
+            self.print_to_log_file(f"ERROR: {message}", also_print_to_console=False)
+            raise InputError(message)
 
     def on_validation_epoch_start(self) -> None:
         """As nnU-Net, and start the progress of the validation."""
@@ -94,12 +184,20 @@ class PluginTrainer(nnUNetTrainer):
         self._end_progress()
         super().on_validation_epoch_end(val_outputs)
 
-    def on_train_end(self) -> None:
-        """As nnU-Net, and make the model independent of the hook."""
-        super().on_train_end()
-        if self.local_rank == 0:
-            for name in ("checkpoint_final.pth", "checkpoint_best.pth"):
-                _make_portable(Path(self.output_folder) / name)
+    def save_checkpoint(self, filename: str) -> None:
+        """As nnU-Net, but whole or not at all, and independent of the hook.
+
+        ``trainer_name`` becomes ``nnUNetTrainer``; our own name is kept under another key. ``--c`` goes by ``-tr``.
+        """
+        partial = f"{filename}.partial"
+        super().save_checkpoint(partial)
+        if self.local_rank != 0 or not os.path.isfile(partial):  # checkpointing was switched off
+            return
+        checkpoint: dict[str, Any] = torch.load(partial, map_location="cpu", weights_only=False)
+        checkpoint[OWN_NAME_KEY] = checkpoint["trainer_name"]
+        checkpoint["trainer_name"] = nnUNetTrainer.__name__
+        torch.save(checkpoint, partial)
+        os.replace(partial, filename)
 
     def _count(self, output: dict) -> dict:
         if self._progress is not None:
@@ -135,13 +233,15 @@ class _Progress:
         self.bar.close()
 
 
-def _make_portable(checkpoint_file: Path) -> None:
-    """Name nnU-Net's own trainer in a checkpoint, and keep ours under another key."""
-    if not checkpoint_file.is_file():  # checkpointing was switched off
-        return
-    checkpoint: dict[str, Any] = torch.load(checkpoint_file, map_location="cpu", weights_only=False)
-    checkpoint.setdefault(OWN_NAME_KEY, checkpoint["trainer_name"])  # --c on a finished training comes here again
-    checkpoint["trainer_name"] = nnUNetTrainer.__name__
-    partial = checkpoint_file.with_suffix(".partial")
-    torch.save(checkpoint, partial)
-    os.replace(partial, checkpoint_file)
+def describe_network(network: nn.Module, architecture: str, routing: dict[str, Any] | None) -> str:
+    """One line for the log: the routing, the readers (instances of ``XAttnRes``) and the parameters of a network."""
+    readers = sum(isinstance(module, XAttnRes) for module in network.modules())
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    text = f"{readers} XAttnRes readers, {parameters:,} parameters"
+    if routing is None and readers == 0:
+        return f"Network {architecture}, without XAttnRes: {text}"
+    parsed = Routing.parse(routing)
+    chosen = {key: getattr(parsed, key) for key in ("skip_connections", "encoder", "decoder")}
+    name = next((name for name, values in VARIANTS.items() if values == chosen), "of its own")
+    details = ", ".join(f"{key} {'yes' if value else 'no'}" for key, value in chosen.items())
+    return f"Network {architecture}, routing {name} ({details}, query_init {parsed.query_init}): {text}"

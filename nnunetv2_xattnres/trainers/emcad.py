@@ -54,10 +54,10 @@ class nnUNetTrainer_EMCAD(PluginTrainer):
         if not self._restoring:
             load_pretrained_encoder(self)
 
-    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
-        """As nnU-Net: a training that continues, or is validated, needs no pretrained weights."""
+    def load_checkpoint(self, *arguments: Any, **named: Any) -> None:
+        """As nnU-Net, whatever it calls its parameter: a training that continues needs no pretrained weights."""
         self._restoring = True
-        super().load_checkpoint(filename_or_checkpoint)
+        super().load_checkpoint(*arguments, **named)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """AdamW at a constant learning rate."""

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
-from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
@@ -23,11 +21,12 @@ from torch import distributed as dist
 
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.trainers.augmentation import paper_transforms
-from nnunetv2_xattnres.trainers.base import SEED_VARIABLE, PluginTrainer
+from nnunetv2_xattnres.trainers.base import PluginTrainer
 from nnunetv2_xattnres.trainers.emcad import nnUNetTrainer_EMCAD
 from nnunetv2_xattnres.trainers.losses import SubsetLoss
 from nnunetv2_xattnres.trainers.multiscale import forward_at_scale
 from nnunetv2_xattnres.trainers.recipe import KEY, Recipe
+from nnunetv2_xattnres.trainers.seeding import Purpose, seed_of_environment
 from nnunetv2_xattnres.trainers.structure_loss import WeightedBCEIoULoss
 from nnunetv2_xattnres.trainers.validation import mean_dice, pixel_counts
 from nnunetv2_xattnres.trainers.whole_images import Share, WholeImageLoader
@@ -116,15 +115,13 @@ class PaperRecipe(PluginTrainer):
         common: dict[str, Any] = {"regions": regions, "ignore_label": self.label_manager.ignore_label}
         scales = self._get_deep_supervision_scales()
         cases_train, cases_val = self.get_tr_and_val_datasets()
-        seed = int(os.environ.get(SEED_VARIABLE) or 0)
         train = WholeImageLoader(
             cases_train,
             self._share(self.recipe.batch_size),
             patch,
             paper_transforms(self.recipe, patch, scales, **common),
             shuffle=True,
-            seed=seed,
-            first_pass=self.current_epoch,
+            seed=seed_of_environment() or 0,
         )
         val = WholeImageLoader(
             cases_val,
@@ -135,8 +132,14 @@ class PaperRecipe(PluginTrainer):
         )
         self.num_iterations_per_epoch = self.recipe.iterations_per_epoch or train.batches
         self.num_val_iterations_per_epoch = self.recipe.validation_iterations or val.batches
+        train.start_at(self.current_epoch * self.num_iterations_per_epoch)
         self._loaders = train, val
-        return self._in_processes(train, get_allowed_n_proc_DA()), self._in_processes(val, get_allowed_n_proc_DA() // 2)
+        # more workers than batches would only work ahead on later passes
+        workers = get_allowed_n_proc_DA()
+        return (
+            self._in_processes(train, Purpose.TRAINING_BATCH, min(workers, train.batches), cached=2),
+            self._in_processes(val, Purpose.VALIDATION_BATCH, min(workers // 2, val.batches), cached=2),
+        )
 
     def _share(self, batch_size: int) -> Share:
         """This process's part of each batch; nnU-Net has divided the batch among the GPUs."""
@@ -145,18 +148,6 @@ class PaperRecipe(PluginTrainer):
         sizes: list[int] = [0] * dist.get_world_size()
         dist.all_gather_object(sizes, self.batch_size)
         return Share(sum(sizes[: self.local_rank]), self.batch_size, batch_size)
-
-    def _in_processes(self, loader: WholeImageLoader, processes: int) -> Any:
-        # more workers than batches would only work ahead on later passes
-        processes = min(processes, loader.batches)
-        if processes == 0:
-            return SingleThreadedAugmenter(loader, None)
-        loader.threads = processes
-        seeds = [int(seed) for seed in np.random.randint(2**31, size=processes)]
-        # in order of the workers: nnU-Net's own takes whichever batch is ready first, and would mix the passes
-        return MultiThreadedAugmenter(
-            loader, None, processes, num_cached_per_queue=2, seeds=seeds, pin_memory=self.device.type == "cuda"
-        )
 
     def on_train_start(self) -> None:
         """As nnU-Net, and print the recipe."""
@@ -211,10 +202,6 @@ class PaperRecipe(PluginTrainer):
             moved = target.to(self.device, non_blocking=True)
         return batch["data"].to(self.device, non_blocking=True), moved
 
-    def _bare_network(self) -> nn.Module:
-        network = self.network.module if self.is_ddp else self.network
-        return getattr(network, "_orig_mod", network)
-
     def _size_multiple(self) -> list[int]:
         """32, as EMCAD's recipe rounds, or more where the network divides its input further."""
         strides = np.prod(np.vstack(self.configuration_manager.pool_op_kernel_sizes), axis=0)
@@ -256,9 +243,9 @@ class PaperRecipe(PluginTrainer):
             self.save_checkpoint(os.path.join(self.output_folder, "checkpoint_best.pth"))
             self.current_epoch += 1
 
-    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
-        """As nnU-Net; the best Dice so far is in the restored log."""
-        super().load_checkpoint(filename_or_checkpoint)
+    def load_checkpoint(self, *arguments: Any, **named: Any) -> None:
+        """As nnU-Net, whatever it calls its parameter; the best Dice so far is in the restored log."""
+        super().load_checkpoint(*arguments, **named)
         self._best_ema = math.inf
 
     def on_train_end(self) -> None:

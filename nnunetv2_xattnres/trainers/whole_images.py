@@ -43,7 +43,6 @@ class WholeImageLoader(SlimDataLoaderBase):
         transforms: Applied to each sample.
         shuffle: Another order in each pass.
         seed: Of the orders.
-        first_pass: Number of the pass to begin with, for a training that continues.
 
     Yields:
         ``data`` ``[B, C, H, W]``, ``target`` ``[B, 1, H, W]`` (or a list), and ``keys``: case and slice of each sample.
@@ -58,15 +57,18 @@ class WholeImageLoader(SlimDataLoaderBase):
         *,
         shuffle: bool,
         seed: int = 0,
-        first_pass: int = 0,
     ) -> None:
         super().__init__(data, share.size, None)
         self.share, self.patch_size, self.transforms = share, (1, *patch_size), transforms
-        self.shuffle, self.seed, self.first_pass = shuffle, seed, first_pass
+        self.shuffle, self.seed = shuffle, seed
         self.shapes = {case: data.load_case(case)[0].shape[1:] for case in sorted(data.identifiers)}
         self.slices = [(case, z) for case, shape in self.shapes.items() for z in range(shape[0])]
         self.thread_id, self.threads = 0, 1
-        self.next_batch = 0
+        self.next_batch = self.first_batch = 0
+
+    def start_at(self, batch: int) -> None:
+        """Begin with this batch, counted over all passes, in a training that continues."""
+        self.next_batch = self.first_batch = batch
 
     @property
     def batches(self) -> int:
@@ -82,7 +84,8 @@ class WholeImageLoader(SlimDataLoaderBase):
 
     def set_thread_id(self, thread_id: int) -> None:
         """Called in each worker process: worker w of W draws the batches w, w + W, w + 2W, and so on."""
-        self.thread_id = self.next_batch = thread_id
+        self.thread_id = thread_id
+        self.next_batch = self.first_batch + thread_id
         # numpy is seeded for each worker, torch's generator is a copy of the parent's
         torch.manual_seed(int(np.random.randint(2**31)))
 
@@ -92,7 +95,7 @@ class WholeImageLoader(SlimDataLoaderBase):
         count = len(self.slices)
         order = np.arange(count)
         if self.shuffle:
-            order = np.random.default_rng((self.seed, self.first_pass + number)).permutation(count)
+            order = np.random.default_rng((self.seed, number)).permutation(count)
         first = position * self.share.total + self.share.start
         return [self.slices[order[i % count]] for i in range(first, first + self.share.size)]
 

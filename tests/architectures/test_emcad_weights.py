@@ -1,11 +1,13 @@
+import argparse
 import re
+import threading
 
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
 
-from nnunetv2_xattnres.architectures import EMCADNet
+from nnunetv2_xattnres.architectures import EMCADNet, pvt_weights
 from nnunetv2_xattnres.architectures.pvt_weights import load_encoder_weights
 from nnunetv2_xattnres.errors import InputError
 
@@ -36,7 +38,7 @@ def network(weights, encoder="pvt_v2_b0"):
     return EMCADNet(3, 1, encoder=encoder, encoder_weights=str(weights)).eval()
 
 
-@pytest.mark.parametrize("form", ["timm", "safetensors", "release", "wrapped"])
+@pytest.mark.parametrize("form", ["timm", "safetensors", "release", "wrapped", "ema", "model_ema", "ddp"])
 def test_loads_into_every_encoder_parameter(tmp_path, source, form):
     state = source.state_dict()
     file = tmp_path / ("model.safetensors" if form == "safetensors" else "pvt_v2_b0.pth")
@@ -44,7 +46,14 @@ def test_loads_into_every_encoder_parameter(tmp_path, source, form):
         save_file(state, file)
     else:
         state = in_release_names(state) if form == "release" else state
-        torch.save({"state_dict": state} if form == "wrapped" else state, file)
+        wrong = {key: torch.zeros_like(value) for key, value in state.items()}
+        forms = {
+            "wrapped": {"state_dict": state},
+            "ema": {"state_dict": wrong, "state_dict_ema": state, "epoch": 3},
+            "model_ema": {"model_ema": state},
+            "ddp": {"state_dict": {f"module.{key}": value for key, value in state.items()}},
+        }
+        torch.save(forms.get(form, state), file)
     if form == "release":
         assert "block1.0.mlp.dwconv.dwconv.weight" in state and "patch_embed4.norm.bias" in state
     ours = network(file)
@@ -143,3 +152,66 @@ def test_nothing_asked_for():
     before = ours.encoder.patch_embed.proj.weight.clone()
     load_encoder_weights(ours)
     assert torch.equal(ours.encoder.patch_embed.proj.weight, before)
+
+
+def test_a_silent_hub_is_given_up(monkeypatch):
+    create, released = timm.create_model, threading.Event()
+
+    def wait(name, pretrained=False, **kwargs):
+        if pretrained:
+            released.wait(60)
+        return create(name, **kwargs)
+
+    monkeypatch.setattr(timm, "create_model", wait)
+    monkeypatch.setattr(pvt_weights, "HUB_SILENCE", 0.2, raising=False)
+    ours = network("imagenet")
+    try:
+        assert "no answer from the hub within 0.2 seconds" in unchanged(ours, load_encoder_weights)
+    finally:
+        released.set()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite(tmp_path, source, value):
+    file = tmp_path / "pvt_v2_b0.pth"
+    state = {key: tensor.clone() for key, tensor in source.state_dict().items()}
+    state["stages.2.norm.weight"][3] = value
+    torch.save(state, file)
+    message = unchanged(network(file), load_encoder_weights)
+    assert "not finite" in message and "stages_2.norm.weight" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 14\n", "a Git LFS pointer"),
+        (b"\n<!DOCTYPE html>\n<html><body>Sign in</body></html>", "a web page"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "a web page"),
+    ],
+)
+def test_what_a_download_left_instead(tmp_path, content, said):
+    file = tmp_path / "pvt_v2_b0.pth"
+    file.write_bytes(content)
+    assert said in unchanged(network(file), load_encoder_weights)
+
+
+@pytest.mark.parametrize("prefix", ["backbone.", "model.encoder."])
+def test_the_prefix_of_another_networks_weights_is_named(tmp_path, source, prefix):
+    file = tmp_path / "segmentation.pth"
+    state = timm.create_model("pvt_v2_b0", features_only=True).state_dict()
+    torch.save({f"{prefix}{key}": value for key, value in state.items()}, file)
+    assert f"begins with {prefix!r}" in unchanged(network(file), load_encoder_weights)
+
+
+def test_objects_beside_the_weights_are_not_loaded(tmp_path, source):
+    file = tmp_path / "pvt_v2_b0.pth"
+    torch.save({"state_dict": source.state_dict(), "args": argparse.Namespace(lr=1)}, file)
+    assert "Python objects beside the weights" in unchanged(network(file), load_encoder_weights)
+
+
+def test_a_file_of_another_encoder_says_which(tmp_path, source):
+    file = tmp_path / "weights.pth"
+    torch.save(source.state_dict(), file)
+    assert "it holds those of pvt_v2_b0 (`nnunetv2_xattnres plan --encoder pvt_v2_b0`)" in unchanged(
+        network(file, "pvt_v2_b2"), load_encoder_weights
+    )

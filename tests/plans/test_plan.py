@@ -82,6 +82,36 @@ def test_emcad_normalises_rgb_only(folder):
     assert kwargs["input_normalization"] is None and kwargs["encoder_weights"] == "imagenet"
 
 
+@pytest.fixture
+def pointer(tmp_path):
+    file = tmp_path / "pvt_v2_b0.pth"
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 14\n")
+    return file
+
+
+def test_encoder_weights_are_looked_at_before_anything_is_written(folder, tmp_path, pointer, capsys):
+    plan = ["plan", "11", *SMALL, "--network", "emcad", "--study", "skip", "--encoder-weights"]
+    for file, said in ((tmp_path / "nowhere.pth", "is not there"), (pointer, "a Git LFS pointer")):
+        assert main([*plan, str(file)]) == 2
+        printed = capsys.readouterr().err
+        assert said in printed and str(file) in printed
+    assert not (folder / "nnUNetXAttnResPlans.json").exists()
+
+
+def test_a_study_looks_at_the_encoder_weights_of_plans_that_exist(folder, tmp_path, pointer):
+    import timm
+    import torch
+
+    weights = tmp_path / "weights.pth"
+    torch.save(timm.create_model("pvt_v2_b0", features_only=True).state_dict(), weights)
+    options = {"network": "emcad", "studies": ["skip"]}
+    write_plans(11, **options, encoder="pvt_v2_b0", encoder_weights=str(weights))
+    assert not make_variants(11, **options, keep=True).changed
+    weights.write_bytes(pointer.read_bytes())
+    with pytest.raises(InputError, match="a Git LFS pointer"):
+        make_variants(11, **options, keep=True)
+
+
 def test_names_variant_network_and_studies(folder):
     cells = write_plans("Dataset011_Polyps", studies=["skip", "position"])
     assert cells["2d_replace"] == {"variant": "replace", "network": "unet", "studies": ["skip", "position"]}
