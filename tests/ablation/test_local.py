@@ -102,7 +102,7 @@ def test_what_nobody_expected_fails_its_cell_alone(stubs):
     (stubs.root / "preprocessed" / "Dataset001_Stub" / "dataset.json").write_text("{")
     run(study)
     assert states(study) == ["failed", "failed"]
-    assert "JSONDecodeError" in study.read_state(study.cells[0])["error"]
+    assert "cannot be read as JSON" in study.read_state(study.cells[0])["error"]
 
 
 def test_a_stopped_study_continues_from_the_checkpoint(stubs, capsys):

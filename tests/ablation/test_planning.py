@@ -64,6 +64,11 @@ def preprocessed(tmp_path, monkeypatch):
         "configurations": {"2d": configuration},
     }
     dataset = {"channel_names": {"0": "MR"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}
+    for number in range(6):
+        (folder / "nnUNetPlans_2d" / f"case_{number}.b2nd").write_bytes(b"image")
+        (folder / "nnUNetPlans_2d" / f"case_{number}_seg.b2nd").write_bytes(b"mask")
+    (folder / "gt_segmentations").mkdir()
+    (folder / "gt_segmentations" / "case_0.nii.gz").write_bytes(b"mask")
     (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
     (folder / "dataset.json").write_text(json.dumps(dataset))
     return folder
@@ -168,7 +173,9 @@ def test_a_study_does_not_go_on_with_changed_configurations(preprocessed, tmp_pa
     file = preprocessed / "nnUNetXAttnResPlans.json"
     before = file.read_text()
     change(file, "2d_encoder", batch_size=7)
-    with pytest.raises(InputError, match=r"changed after the study .* --output, or put the plans back") as caught:
+    with pytest.raises(
+        InputError, match=r"changed after the study .* --output, or put the plans and the data back"
+    ) as caught:
         plan(tmp_path / "study", studies=["skip"])  # also where what has changed is not asked for
     assert caught.value.problems == ["configuration 2d_encoder is different"]
     plan(tmp_path / "other", studies=["skip", "position"])
@@ -255,7 +262,7 @@ def test_another_study_or_other_files_in_the_folder_are_refused(preprocessed, tm
 
 
 def test_a_fold_that_the_splits_do_not_have_is_refused(preprocessed, tmp_path):
-    (preprocessed / "splits_final.json").write_text(json.dumps([{"train": [], "val": []}]))
+    (preprocessed / "splits_final.json").write_text(json.dumps([{"train": ["case_0"], "val": ["case_1"]}]))
     with pytest.raises(InputError, match=r"--folds 1,4.*0 to 0"):
         plan(tmp_path / "study", folds=[0, 1, 4])
     assert not (tmp_path / "study").exists()
