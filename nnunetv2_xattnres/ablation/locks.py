@@ -2,7 +2,8 @@
 
 The operating system drops such a lock when the last of these processes ends, however it ended: there is nothing to
 clean up, and a training whose parent was killed still guards its cell. Systems without ``fcntl`` (Windows) have no
-locks that a command can inherit: there, the lock of ``filelock`` guards a cell as long as the process that started it lives.
+locks that a command can inherit: there, the lock of ``filelock`` guards a cell as long as the process that started it
+lives.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ class Lock:
             return self._held_portable()
         try:
             descriptor = os.open(self.path, os.O_RDONLY | _CLOSE_ON_EXEC)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
         try:
             return not _flock(descriptor, exclusive=False)

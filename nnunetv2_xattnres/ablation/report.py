@@ -64,9 +64,7 @@ def write_report(study: Path, output: Path | None = None) -> Path:
     try:
         temporary.mkdir(parents=True)
         _write(temporary, results, report, panels)
-        if output.exists():
-            shutil.rmtree(output)
-        temporary.rename(output)
+        _replace(temporary, output)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise InputError(
@@ -154,6 +152,20 @@ def _write(folder: Path, results: Results, report: dict[str, Any], panels: list[
         gap = np.full((panel.tiles[0].image.shape[0], 4, 3), 255, dtype=np.uint8)
         strip = [part for tile in panel.tiles for part in (tile.image, gap)][:-1]
         Image.fromarray(np.concatenate(strip, axis=1)).save(figures / described.file)
+
+
+def _replace(new: Path, output: Path) -> None:
+    """Put the new report where the old one is, which stays until that has worked."""
+    former = new.with_name(f"{new.name}.former")
+    if output.exists():
+        output.rename(former)
+    try:
+        new.rename(output)
+    except OSError:
+        if former.exists():
+            former.rename(output)
+        raise
+    shutil.rmtree(former, ignore_errors=True)
 
 
 def _check_output(output: Path) -> None:
