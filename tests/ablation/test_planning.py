@@ -7,6 +7,7 @@ import sys
 import threading
 
 import pytest
+from without_posix import WITHOUT, run
 
 from nnunetv2_xattnres.ablation.cell import run_cell
 from nnunetv2_xattnres.ablation.commands import Device
@@ -218,6 +219,13 @@ def test_a_dry_run_writes_nothing(preprocessed, tmp_path, capsys):
     before = files()
     assert main([*command, "--seeds", "3", "--study", "skip,position"]) == 0
     assert "18 cells: 18 pending" in capsys.readouterr().out and files() == before
+
+
+def test_a_dry_run_needs_nothing_of_posix(preprocessed, tmp_path):
+    code = WITHOUT + "take_away()\nfrom nnunetv2_xattnres.cli import main\n"
+    code += f"print(main(['ablate', '7', '--dry-run', '--seeds', '1', '--output', {str(tmp_path / 'study')!r}]))"
+    done = run(code)
+    assert done.stdout.splitlines()[-2:] == ["4 cells: 4 pending", "0"], done.stderr
 
 
 def test_the_fold_all_needs_a_test_set(preprocessed, tmp_path):

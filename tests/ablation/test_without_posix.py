@@ -37,19 +37,22 @@ def test_a_study_runs_on_this_machine(stubs, failing):
 
 def test_ctrl_c_ends_the_training_of_a_study(stubs):
     study = stubs.study("both")
-    stubs.tell("hang", "2d_both")
+    hang = stubs.tell("hang", "2d_both")
     code = "import threading, time, _thread\n" + WITHOUT
     code += (
         "def press():\n"
         f"    while not os.path.exists({str(study.fold_folder(study.cells[0]) / 'checkpoint_latest.pth')!r}):\n"
         "        time.sleep(0.05)\n"
         "    _thread.interrupt_main()\n"
+        "    time.sleep(1)\n"
+        f"    os.remove({str(hang)!r})\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "threading.Thread(target=press, daemon=True).start()\n"
     )
     done = run(code + LOCAL.format(commands=str(stubs.commands), folder=str(study.folder)), timeout=120)
     assert "the same command continues the study" in done.stdout, done.stderr
-    assert study.read_state(study.cells[0])["state"] == "pending"
+    assert done.stdout.splitlines()[-1] == "[130, 0, 0]"
+    assert [call["arguments"][-1] for call in stubs.calls()] == ["cpu", "--c"]
 
 
 @pytest.mark.parametrize("platform", ["win32", "darwin", "linux"])
