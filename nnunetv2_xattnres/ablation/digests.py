@@ -75,7 +75,7 @@ def check_unchanged(study: Study, plans: dict[str, Any], configurations: Iterabl
         if now.get(name) != digest
     ]
     if study.data:
-        data = data_digests(study, plans, known)
+        data = data_digests(study, plans, (cell.configuration for cell in study.cells))
         problems += [_changed(name, digest, data.get(name)) for name, digest in study.data.items()]
     problems = [problem for problem in problems if problem]
     if problems:
