@@ -5,6 +5,7 @@ the light commands stay light (torch takes seconds to import).
 """
 
 import argparse
+import errno
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -25,6 +26,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "ablate": ("ablation.command", "run, resume and report a grid of trainings, locally or on SLURM"),
     "bench": ("benchmark", "time and memory against the network without XAttnRes and the literal equations"),
 }
+
+# a full disk or quota, or one that is read-only, can stop any command that writes: never a fault of the program
+FULL = {number for name in ("ENOSPC", "EDQUOT", "EROFS") if (number := getattr(errno, name, None)) is not None}
 
 
 def build_parser(command: str | None) -> argparse.ArgumentParser:
@@ -58,6 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `... | head` closed the pipe: not an error of ours
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        where = f" {error.filename}:" if error.filename else ""
+        print(f"error:{where} {error.strerror}: free space, or use another disk, and start again", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

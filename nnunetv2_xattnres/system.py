@@ -1,4 +1,4 @@
-"""What commands ask of the operating system: how many cores there are, and to be told before they are ended."""
+"""Operating-system helpers: the CPU cores this process may use, and temporary signal handlers."""
 
 import os
 import signal
@@ -35,13 +35,18 @@ def check_device(device: str) -> None:
         ) from error
 
 
+def number_of(name: str) -> signal.Signals | None:
+    """The signal of that name, ``None`` where the system does not have it (Windows has few)."""
+    return getattr(signal, name, None)
+
+
 @contextmanager
 def told_of(names: Sequence[str], tell: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Call ``tell`` on these signals, as far as the system knows them.
 
     One that is ignored already stays so: nohup, and a shell that starts a command in the background, hand that on.
     """
-    there = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    there = [number for name in names if (number := number_of(name)) is not None]
     heard = [number for number in there if signal.getsignal(number) is not signal.SIG_IGN]
     former = {number: signal.signal(number, tell) for number in heard}
     try:

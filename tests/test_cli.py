@@ -1,5 +1,7 @@
 """The dispatcher: every command is there, errors are readable, light commands stay light."""
 
+import errno
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -92,3 +94,14 @@ def test_light_commands_do_not_import_torch(command):
         ]
     )
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EROFS"])
+def test_a_full_disk_is_one_message_and_exit_code_2(monkeypatch, capsys, name):
+    def run(args):
+        raise OSError(getattr(errno, name), os.strerror(getattr(errno, name)), "x.csv")
+
+    replace_doctor(monkeypatch, run)
+    assert main(["doctor"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: x.csv: ") and "free space" in error and len(error.splitlines()) == 1

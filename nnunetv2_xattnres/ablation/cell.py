@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -33,7 +32,8 @@ from nnunetv2_xattnres.ablation.locks import Lock
 from nnunetv2_xattnres.ablation.process import CommandFailed, Stopped, reason, run_logged
 from nnunetv2_xattnres.ablation.study import COMPLETE, FAILED, PENDING, RUNNING, Study
 from nnunetv2_xattnres.errors import InputError
-from nnunetv2_xattnres.plans.files import read_plans
+from nnunetv2_xattnres.json_files import read_object
+from nnunetv2_xattnres.plans.files import read_dataset_json, read_plans
 
 ELSEWHERE = "elsewhere"
 # commands that only look at a cell are in the way for a moment
@@ -61,6 +61,10 @@ def run_cell(study: Study, cell: Cell, device: Device, stop: Event, started: Cal
     Returns:
         The cell's new state, or :data:`ELSEWHERE` where another process holds it. A failure is a state and its reason
         in ``cell.json``, never an exception.
+
+    Raises:
+        InputError, OSError: the lock or ``cell.json`` cannot be read or written, such as on a full disk. Other cells
+            can go on.
     """
     lock = lock_of(study, cell)
     if not lock.acquire(PATIENCE_SECONDS):
@@ -105,18 +109,15 @@ class _Work:
             self.steps()
         except Stopped:
             return self.end(PENDING, interrupted=_now())
-        except (CommandFailed, InputError) as error:
-            return self.end(FAILED, error=str(error))
         except Exception as error:  # whatever it is, the other cells go on
-            return self.end(FAILED, error=f"{type(error).__name__}: {error}")
+            return self.fail(error)
         except BaseException:  # a signal handler of the cluster's ends this process: leave it to be continued
             self.end(PENDING, interrupted=_now())
             raise
         return self.end(COMPLETE)
 
     def steps(self) -> None:
-        if self.study.digests:
-            check_unchanged(self.study, read_plans(self.study.dataset, self.study.plans), [self.cell.configuration])
+        self.check()
         command = train_command(self.study, self.cell, self.device)
         if command:
             self.execute(command)
@@ -131,7 +132,13 @@ class _Work:
             reference = validation_labels(self.study)
             self.copy_validation(predictions)
         self.execute(evaluate_command(self.study, self.cell, reference, part=test is None))
+        self.check()  # nnU-Net reads the split again to validate
         self.update(reference=str(reference), predicted="imagesTs" if test else "validation")
+
+    def check(self) -> None:
+        """See that the cell is still comparable to the others."""
+        if self.study.digests:
+            check_unchanged(self.study, read_plans(self.study.dataset, self.study.plans), [self.cell.configuration])
 
     def execute(self, command: list[str]) -> None:
         variables = environment(self.study, self.cell, self.device)
@@ -148,7 +155,7 @@ class _Work:
 
     def copy_validation(self, predictions: Path) -> None:
         """nnU-Net has predicted the fold's validation cases at the end of the training."""
-        ending = json.loads(Path(self.study.dataset_json).read_text(encoding="utf-8"))["file_ending"]
+        ending = read_dataset_json(self.study.dataset)["file_ending"]
         predictions.mkdir(parents=True)
         for path in sorted((self.study.fold_folder(self.cell) / "validation").glob(f"*{ending}")):
             shutil.copyfile(path, predictions / path.name)
@@ -156,8 +163,8 @@ class _Work:
     def device_name(self) -> str:
         """The GPU's name, from nnU-Net's own record of the training."""
         try:
-            debug = json.loads((self.study.fold_folder(self.cell) / "debug.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            debug = read_object(self.study.fold_folder(self.cell) / "debug.json") or {}
+        except InputError:
             debug = {}
         count = f"{self.device.gpus} x " if self.device.gpus > 1 else ""
         return f"{count}{debug['gpu_name']}" if self.device.gpus and "gpu_name" in debug else str(self.device)
@@ -165,13 +172,20 @@ class _Work:
     def note(self) -> None:
         """Write the hours down, now and then."""
         if monotonic() - self.noted >= NOTE_SECONDS:
-            with suppress(OSError):  # a file system that is away for a moment is no reason to end a training
+            with suppress(InputError):  # a file system that is away for a moment is no reason to end a training
                 self.update()
 
     def update(self, **values: Any) -> None:
         self.noted = monotonic()
         hours = round(self.hours + (self.noted - self.begin) / 3600, 5)
         self.state = self.study.update_state(self.cell, hours=hours, **values)
+
+    def fail(self, error: Exception) -> str:
+        text = str(error) if isinstance(error, (CommandFailed, InputError)) else f"{type(error).__name__}: {error}"
+        try:
+            return self.end(FAILED, error=text)
+        except InputError as second:
+            raise InputError(text, [second.summary]) from error
 
     def end(self, state: str, **values: Any) -> str:
         self.update(state=state, finished=_now() if state != PENDING else None, **values)

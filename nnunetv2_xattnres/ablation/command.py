@@ -82,6 +82,10 @@ def run(args: argparse.Namespace) -> int:
             _report(study)
             return 0
         return int(FAILED in _show(study))
+    if args.executor == "slurm":
+        from nnunetv2_xattnres.ablation.slurm import check_system
+
+        check_system()  # before anything is written
     study = _plan(args, folder)
     if args.dry_run:
         return int(FAILED in _show(study))

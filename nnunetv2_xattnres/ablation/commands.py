@@ -55,8 +55,10 @@ def environment(study: Study, cell: Cell, device: Device) -> dict[str, str]:
 
 def executable(name: str) -> str:
     """The command of that name beside this Python, or on the path."""
-    beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.is_file() else shutil.which(name)
+    here = Path(sys.executable).parent
+    # conda on Windows keeps commands in a folder of their own; `which` knows that they end with .exe there
+    beside = os.pathsep.join(str(folder) for folder in (here, here / "Scripts"))
+    found = shutil.which(name, path=beside) or shutil.which(name)
     if found is None:
         raise InputError(f"the command {name} is not installed: pip install nnunetv2")
     return found

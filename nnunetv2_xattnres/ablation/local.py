@@ -14,8 +14,9 @@ from nnunetv2_xattnres.ablation.cell import ELSEWHERE, run_cell
 from nnunetv2_xattnres.ablation.commands import Device
 from nnunetv2_xattnres.ablation.grid import Cell
 from nnunetv2_xattnres.ablation.listing import Events, duration
-from nnunetv2_xattnres.ablation.study import COMPLETE, FAILED, Study, read_json
+from nnunetv2_xattnres.ablation.study import COMPLETE, FAILED, Study
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.json_files import read_object
 
 POLL_SECONDS = 2.0
 
@@ -57,6 +58,8 @@ def run_local(study: Study, cells: list[Cell], where: list[Device], events: Even
         where: Devices; each works on one cell at a time.
         events: Told what happens.
         stop: Set by this function when it is interrupted, or by others to end it; cells end as to be continued.
+
+    A cell whose files cannot be written is reported and left; the others go on.
     """
     waiting, free = deque(cells), deque(where)
     held: set[Cell] = set()
@@ -75,17 +78,23 @@ def run_local(study: Study, cells: list[Cell], where: list[Device], events: Even
                 for future in wait(running, POLL_SECONDS, FIRST_COMPLETED).done:
                     cell, device = running.pop(future)
                     free.append(device)
-                    state = future.result()
-                    if state == ELSEWHERE:
-                        if cell not in held:
-                            events.say(cell, "another start is at it, waiting for that one")
-                            held.add(cell)
-                        waiting.append(cell)
-                        if len(waiting) <= len(held):
-                            time.sleep(POLL_SECONDS)
-                    else:
+                    try:
+                        state = future.result()
+                        if state != ELSEWHERE:
+                            held.discard(cell)
+                            tell_end(study, cell, state, events)
+                            continue
+                    except (InputError, OSError) as error:  # such as a full disk; the other cells go on
                         held.discard(cell)
-                        tell_end(study, cell, state, events)
+                        text = " ".join(str(error).split())
+                        events.say(cell, f"FAILED, and its files cannot be read or written: {text}")
+                        continue
+                    if cell not in held:
+                        events.say(cell, "another start is at it, waiting for that one")
+                        held.add(cell)
+                    waiting.append(cell)
+                    if len(waiting) <= len(held):
+                        time.sleep(POLL_SECONDS)
         finally:
             stop.set()  # on Ctrl-C or an error: the pool's exit then waits for the cells to end in order
 
@@ -94,7 +103,7 @@ def tell_end(study: Study, cell: Cell, state: str, events: Events) -> None:
     """Say how a cell ended."""
     record = study.read_state(cell)
     if state == COMPLETE:
-        dice = (read_json(study.scores_file(cell)) or {}).get("mean", {}).get("dice")
+        dice = (read_object(study.scores_file(cell)) or {}).get("mean", {}).get("dice")
         score = "no Dice is defined" if dice is None else f"Dice {dice:.4f}"
         events.say(cell, f"complete, {score}, {duration(record.get('hours'))}", done=True)
     elif state == FAILED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import hashlib
 import re
 import shutil
 import subprocess
@@ -14,12 +15,15 @@ from typing import Any
 
 from nnunetv2_xattnres.ablation.cell import is_complete, lock_of
 from nnunetv2_xattnres.ablation.grid import Cell
-from nnunetv2_xattnres.ablation.study import COMPLETE, FAILED, PENDING, RUNNING, Study, read_json
+from nnunetv2_xattnres.ablation.study import COMPLETE, FAILED, PENDING, RUNNING, Study
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.json_files import read_object, write_json
 
 # a controller that is busy or restarts is back after moments
 SQUEUE_SECONDS, SQUEUE_WAITS = 20, (1.0, 4.0)
 QUEUED, INTERRUPTED = "queued", "interrupted"
+# a job is 123, 123_4 of an array or 123+1 of a heterogeneous one; squeue also prints blank lines and headings
+_JOB = re.compile(r"(\d[\d_+\[\]%,-]*)\s+([A-Z][A-Z_]+)(?:\s+(\S.*?))?\s*")
 _EPOCH = re.compile(r": +Epoch (\d+) *$", re.MULTILINE)
 
 
@@ -44,22 +48,41 @@ class Observation:
     detail: str = ""
 
 
-def observe(study: Study, jobs: Mapping[str, str] | None = None) -> list[Observation]:
+@dataclass(frozen=True)
+class Job:
+    """A SLURM job that is not over.
+
+    Args:
+        state: Such as ``PENDING``, ``RUNNING`` or ``COMPLETING``.
+        name: Its name, empty if squeue gave none.
+    """
+
+    state: str
+    name: str = ""
+
+
+def observe(study: Study, jobs: Mapping[str, Job] | None = None) -> list[Observation]:
     """All cells of a study, from its files, the locks and (``jobs``) the cluster's queue.
 
     Args:
         study: The study.
-        jobs: SLURM jobs that are not over, and their state; ``None`` asks the cluster, if a cell that is not complete
-            was submitted to it.
+        jobs: SLURM jobs that are not over; ``None`` asks the cluster, if a cell that is not complete was submitted to
+            it, or was about to be.
 
     Raises:
         InputError: the cluster was asked and does not answer.
     """
-    submitted = {cell: (read_json(job_file(study, cell)) or {}).get("job") for cell in study.cells}
+    submitted = {cell: read_object(job_file(study, cell)) for cell in study.cells}
     if jobs is None:
-        asked = any(job and not is_complete(study, cell) for cell, job in submitted.items())
+        asked = any(noted is not None and not is_complete(study, cell) for cell, noted in submitted.items())
         jobs = live_jobs() if asked else {}
-    return [_observe(study, cell, job, jobs) for cell, job in submitted.items()]
+    by_name = {job.name: number for number, job in jobs.items()}
+    found = []
+    for cell, noted in submitted.items():
+        number = (noted or {}).get("job")
+        # sbatch may have accepted a job and not have said so
+        found.append(_observe(study, cell, number if number in jobs else by_name.get(job_name(study, cell)), jobs))
+    return found
 
 
 def job_file(study: Study, cell: Cell) -> Path:
@@ -67,15 +90,31 @@ def job_file(study: Study, cell: Cell) -> Path:
     return study.cell_folder(cell) / "slurm.json"
 
 
-def live_jobs() -> dict[str, str]:
-    """The user's SLURM jobs that are not over, and their state; none where there is no SLURM.
+def note_job(study: Study, cell: Cell, number: str | None) -> None:
+    """Note the job that a cell was submitted as; ``None`` before it is submitted.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    write_json(job_file(study, cell), {"job": number, "name": job_name(study, cell)})
+
+
+def job_name(study: Study, cell: Cell) -> str:
+    """The name of a cell's jobs, unique among all studies of a user: the queue can be asked for it."""
+    folder = study.folder.resolve()
+    place = hashlib.sha256(str(folder).encode()).hexdigest()[:8]
+    return re.sub(r"[^A-Za-z0-9._@-]", "_", f"{cell.name}@{folder.name}-{place}")
+
+
+def live_jobs() -> dict[str, Job]:
+    """The user's SLURM jobs that are not over, by their numbers; none where there is no SLURM.
 
     Raises:
         InputError: squeue fails or hangs, several times: which jobs there are is not known then.
     """
     if shutil.which("squeue") is None:
         return {}
-    command = ["squeue", "--noheader", "--user", getpass.getuser(), "--format", "%i %T"]
+    command = ["squeue", "--noheader", "--user", getpass.getuser(), "--format", "%i %T %j"]
     why = ""
     for wait in (*SQUEUE_WAITS, None):
         try:
@@ -84,21 +123,21 @@ def live_jobs() -> dict[str, str]:
             why = f"nothing within {SQUEUE_SECONDS} s"
         else:
             if done.returncode == 0:
-                return dict(line.split() for line in done.stdout.splitlines())
+                lines = map(_JOB.fullmatch, map(str.strip, done.stdout.splitlines()))
+                return {line[1]: Job(line[2], line[3] or "") for line in lines if line}
             why = done.stderr.strip() or f"exit code {done.returncode}"
         if wait is not None:
             time.sleep(wait)
     raise InputError(f"squeue does not answer: {why}. Which jobs are left is not known: try again when SLURM is back")
 
 
-def _observe(study: Study, cell: Cell, job: str | None, jobs: Mapping[str, str]) -> Observation:
+def _observe(study: Study, cell: Cell, job: str | None, jobs: Mapping[str, Job]) -> Observation:
     record = study.read_state(cell)
-    job = job if job in jobs else None
     if is_complete(study, cell):
-        scores = read_json(study.scores_file(cell)) or {}
+        scores = read_object(study.scores_file(cell)) or {}
         return Observation(cell, COMPLETE, record, dice=scores.get("mean", {}).get("dice"))
     # a job that ends is not in the queue yet, nor gone: SLURM decides between the two when all its processes are gone
-    ending = job is not None and jobs[job] == "COMPLETING"
+    ending = job is not None and jobs[job].state == "COMPLETING"
     if lock_of(study, cell).held() or ending or (record["state"] == RUNNING and job is not None):
         where = f"job {job}" if job else f"{record.get('host')}, process {record.get('pid')}"
         return Observation(cell, RUNNING, record, job, detail=", ".join(filter(None, [where, _epoch(study, cell)])))

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 from nnunetv2_xattnres.ablation.commands import test_set
-from nnunetv2_xattnres.ablation.digests import check_unchanged, digests
+from nnunetv2_xattnres.ablation.digests import check_unchanged, data_digests, digests
 from nnunetv2_xattnres.ablation.grid import Cell, expand
 from nnunetv2_xattnres.ablation.study import Study
 from nnunetv2_xattnres.ablation.trainer_names import check_trainer
 from nnunetv2_xattnres.errors import InputError
-from nnunetv2_xattnres.plans.files import dataset_folder, not_preprocessed
+from nnunetv2_xattnres.plans.files import dataset_folder, not_preprocessed, resolve
+from nnunetv2_xattnres.plans.splits import FILE, STOCK_FOLDS, Fold, check_cases, make_splits, read_splits
 from nnunetv2_xattnres.plans.studies import make_variants
 
 
@@ -34,7 +34,7 @@ def plan_study(
 
     Variants that the plans file holds already are taken as they are (also with another encoder or input size, as
     ``nnunetv2_xattnres plan`` wrote them); the others are built, checked and written. Nothing is saved here but that
-    plans file.
+    plans file and, where it does not exist, nnU-Net's split: cells that start together would write it all at once.
 
     Args:
         folder: The study's folder, new or old.
@@ -48,12 +48,12 @@ def plan_study(
         seeds: Seeds of each.
         network: As in ``nnunetv2_xattnres plan``; ``None`` takes the one in the plans.
         convention: How predictions are scored, ``nnunet`` or ``transunet``.
-        dry: Check everything, and do not write the plans file either.
+        dry: Check everything, and write neither the plans file nor the split.
 
     Raises:
         InputError: something is missing or not preprocessed; the plans file holds variants of other plans or of another
-            network; the folder holds a study of other data, plans, trainer or convention, or of configurations that
-            have changed since.
+            network; the split cannot be used; the folder holds a study of other data, plans, trainer or convention, or
+            one whose configurations, split, labels or images have changed since.
     """
     preprocessed = dataset_folder(dataset)
     study = Study(
@@ -62,7 +62,8 @@ def plan_study(
     study.convention = convention
     if not os.environ.get("nnUNet_raw"):  # noqa: SIM112
         raise InputError("nnUNet_raw is not set: export it, as for every nnU-Net command")
-    _check_folds(preprocessed, study, folds)
+    splits = read_splits(preprocessed)
+    _check_folds(preprocessed, study, splits, folds)
     check_trainer(trainer)
     there = Study.load(folder)
     if there is None:
@@ -72,6 +73,10 @@ def plan_study(
     variants = make_variants(preprocessed.name, configuration, base_plans, plans, network, studies, keep=True)
     if todo := not_preprocessed(preprocessed.name, variants.plans, variants.found, base_plans):
         raise InputError(f"{preprocessed} lacks the data to train on: run this first", todo)
+    identifiers = list(dict.fromkeys(resolve(variants.plans, name)["data_identifier"] for name in variants.found))
+    numbers = [fold for fold in folds if isinstance(fold, int)]
+    if splits is not None:
+        check_cases(preprocessed, identifiers, [(number, splits[number]) for number in numbers])
     cells = {cell.name: cell for cell in (there.cells if there else [])}
     for cell in expand(variants.found, trainer, folds, seeds):
         known = cells.get(cell.name)
@@ -80,9 +85,12 @@ def plan_study(
     configurations = [cell.configuration for cell in study.cells]
     if there is not None:
         check_unchanged(there, variants.plans, configurations)
-    study.digests = digests(variants.plans, configurations)
     if not dry:
         variants.write()
+        if splits is None and numbers:
+            make_splits(preprocessed, identifiers[0])
+    study.digests = digests(variants.plans, configurations)
+    study.data = data_digests(study, variants.plans, configurations)
     return study
 
 
@@ -107,13 +115,14 @@ def _check_same(there: Study, asked: Study) -> None:
         raise InputError(f"{there.folder} holds another study: give another folder with --output", problems)
 
 
-def _check_folds(preprocessed: Path, study: Study, folds: list[int | str]) -> None:
+def _check_folds(preprocessed: Path, study: Study, splits: list[Fold] | None, folds: list[int | str]) -> None:
     """nnU-Net trains a fold that is not in the splits on a random split, silently, and ``all`` without a validation."""
-    splits = preprocessed / "splits_final.json"
-    count = len(json.loads(splits.read_text(encoding="utf-8"))) if splits.is_file() else 5
+    count = STOCK_FOLDS if splits is None else len(splits)
     beyond = [str(fold) for fold in folds if isinstance(fold, int) and fold >= count]
     if beyond:
-        raise InputError(f"--folds {','.join(beyond)}: the data set has {count} fold(s), 0 to {count - 1} ({splits})")
+        raise InputError(
+            f"--folds {','.join(beyond)}: the data set has {count} fold(s), 0 to {count - 1} ({preprocessed / FILE})"
+        )
     if "all" in folds and test_set(study) is None:
         raise InputError(
             f"--folds all trains on every case, and {study.dataset} has no imagesTs with labelsTs in nnUNet_raw: the "

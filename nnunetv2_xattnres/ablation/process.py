@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Event
 
+from nnunetv2_xattnres.system import number_of
+
 GRACE_SECONDS = 10
 # sent from outside to end a program: by a user, scancel, a time limit, or the end of a login
-_REQUESTS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_REQUESTS = {number_of(name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")} - {None}
 
 
 class Stopped(Exception):
@@ -37,7 +40,7 @@ def run_logged(
         variables: Environment variables beside the present ones.
         log: File that its output is appended to.
         stop: Ends the command, and all processes that it started, when set.
-        keep: A file descriptor that the command inherits (its cell's lock).
+        keep: A file descriptor that the command inherits (its cell's lock); ``None`` on Windows.
         meanwhile: Called several times a second while the command runs.
 
     Returns:
@@ -53,7 +56,9 @@ def run_logged(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches this program, which then ends the command in order
+            # Ctrl-C reaches this program alone, which then ends the command in order
+            start_new_session=True,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
             pass_fds=() if keep is None else (keep,),
         )
         try:
@@ -70,9 +75,9 @@ def run_logged(
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
+    for end in (_terminate, _kill):
         try:
-            os.killpg(process.pid, number)
+            end(process)
             process.wait(GRACE_SECONDS)
             return
         except ProcessLookupError:
@@ -81,12 +86,36 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             continue
 
 
+def _terminate(process: subprocess.Popen[bytes]) -> None:
+    """Ask the command and all that it started to end; Windows knows no asking, there they are killed."""
+    if hasattr(os, "killpg"):
+        os.killpg(process.pid, signal.SIGTERM)
+    elif shutil.which("taskkill"):
+        subprocess.run(["taskkill", "/F", "/T", "/PID", str(process.pid)], capture_output=True)
+    else:
+        process.terminate()
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    if hasattr(os, "killpg") and hasattr(signal, "SIGKILL"):
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+
+
 def reason(code: int, log: Path) -> str:
     """Why a command failed, from its exit code and the end of its log."""
-    if code == -signal.SIGKILL:
+    if code < 0 and -code == number_of("SIGKILL"):
         return "was killed (SIGKILL): out of memory?"
-    ended = f"ended with {code}" if code > 0 else f"died of {signal.Signals(-code).name}"
+    ended = f"ended with {code}" if code > 0 else f"died of {_name(-code)}"
     return f"{ended}: {last_line(log)}"
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
 
 
 def last_line(log: Path) -> str:

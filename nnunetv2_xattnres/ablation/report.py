@@ -1,8 +1,8 @@
 """Write the report of an ablation study: one folder with a page that needs no network, Markdown and CSV."""
 
+import os
 import re
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,21 +52,25 @@ def write_report(study: Path, output: Path | None = None) -> Path:
             is there already is replaced as a whole.
 
     Raises:
-        InputError: ``study`` is no study, its scores do not go together, or ``output`` holds something else.
+        InputError: ``study`` is no study, its scores do not go together, ``output`` holds something else, or the
+            report cannot be written; the report that is there already stays then.
     """
     output = study / "report" if output is None else output
     _check_output(output)
     results = load_results(study)
     panels, problems = make_panels(results)
     report = describe(results, panels, problems)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
+    temporary = output.with_name(f".{output.name}.{os.getpid()}")
     try:
-        temporary.chmod(0o755)
+        temporary.mkdir(parents=True)
         _write(temporary, results, report, panels)
-        if output.exists():
-            shutil.rmtree(output)
-        temporary.rename(output)
+        _replace(temporary, output)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise InputError(
+            f"the report cannot be written to {output} ({error.strerror or error}): free space there, and type "
+            "`nnunetv2_xattnres ablate ... --report`"
+        ) from error
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -148,6 +152,20 @@ def _write(folder: Path, results: Results, report: dict[str, Any], panels: list[
         gap = np.full((panel.tiles[0].image.shape[0], 4, 3), 255, dtype=np.uint8)
         strip = [part for tile in panel.tiles for part in (tile.image, gap)][:-1]
         Image.fromarray(np.concatenate(strip, axis=1)).save(figures / described.file)
+
+
+def _replace(new: Path, output: Path) -> None:
+    """Put the new report where the old one is, which stays until that has worked."""
+    former = new.with_name(f"{new.name}.former")
+    if output.exists():
+        output.rename(former)
+    try:
+        new.rename(output)
+    except OSError:
+        if former.exists():
+            former.rename(output)
+        raise
+    shutil.rmtree(former, ignore_errors=True)
 
 
 def _check_output(output: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +17,8 @@ from nnunetv2_xattnres.ablation.grid import Cell
 from nnunetv2_xattnres.ablation.listing import Events
 from nnunetv2_xattnres.ablation.local import tell_end
 from nnunetv2_xattnres.ablation.locks import Lock
-from nnunetv2_xattnres.ablation.observe import QUEUED, Observation, job_file, live_jobs, observe
-from nnunetv2_xattnres.ablation.study import COMPLETE, FAILED, RUNNING, Study, write_json
+from nnunetv2_xattnres.ablation.observe import QUEUED, Observation, job_name, live_jobs, note_job, observe
+from nnunetv2_xattnres.ablation.study import COMPLETE, FAILED, RUNNING, Study
 from nnunetv2_xattnres.errors import InputError
 
 
@@ -61,12 +63,23 @@ class CellJob:
         return DelayedSubmission(CellJob(self.folder, self.cell, self.gpus))
 
 
+def check_system() -> None:
+    """See that this is a system that SLURM and submitit are for.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not sys.platform.startswith("linux") or not hasattr(signal, "SIGUSR2"):
+        raise InputError("--executor slurm needs Linux: start it on the cluster, or use --executor local here")
+
+
 def make_executor(study: Study, resources: Resources) -> Any:
     """submitit's executor for SLURM, writing its files below the study.
 
     Raises:
         InputError: submitit or SLURM is not installed, or the number of GPUs is negative.
     """
+    check_system()
     if resources.gpus < 0:
         raise InputError(f"--gpus {resources.gpus}: give the GPUs of a cell, or 0 for the CPU")
     try:
@@ -97,26 +110,43 @@ def make_executor(study: Study, resources: Resources) -> Any:
 def submit(study: Study, resources: Resources, events: Events) -> dict[Cell, str]:
     """Submit every cell that is neither complete, nor in the queue, nor running anywhere; returns all states then.
 
+    A cell is marked before it is submitted, and its job carries its name: where sbatch accepts the job and its answer
+    is lost, this start or the next one finds the job in the queue.
+
     Raises:
-        InputError: sbatch refuses a cell, or SLURM does not say which jobs there are already.
+        InputError: sbatch refuses a cell, SLURM does not say which jobs there are already, or the mark cannot be
+            written (nothing is submitted then).
     """
     executor = make_executor(study, resources)
     states: dict[Cell, str] = {}
     with Lock(study.folder / "submit.lock"):  # two starts at the same moment: the second sees the first one's jobs
-        for seen in observe(study):
+        # also cells that no file speaks of may be in the queue: a killed start leaves jobs, a restored folder no files
+        for seen in observe(study, live_jobs()):
             states[seen.cell] = seen.state
             if seen.state in (COMPLETE, RUNNING, QUEUED):
                 continue
-            executor.parameters["job_name"] = seen.cell.name
-            try:
-                job = executor.submit(CellJob(study.folder.resolve(), seen.cell, resources.gpus))
-            except RuntimeError as error:  # submitit's own, with what sbatch said
-                raise InputError(f"sbatch refused {seen.cell.name}: {error}") from error
-            write_json(job_file(study, seen.cell), {"job": job.job_id})
+            executor.parameters["job_name"] = job_name(study, seen.cell)
+            note_job(study, seen.cell, None)
             how = "submitted again" if seen.record.get("started") else "submitted"
-            events.say(seen.cell, f"{how} as job {job.job_id}")
+            try:
+                number = executor.submit(CellJob(study.folder.resolve(), seen.cell, resources.gpus)).job_id
+            except OSError as error:
+                raise InputError(f"{seen.cell.name} cannot be submitted: {error}") from error
+            except RuntimeError as error:  # submitit's own, with what sbatch said
+                number = _accepted(study, seen.cell)
+                if number is None:
+                    raise InputError(f"sbatch refused {seen.cell.name}: {error}") from error
+                how = "sbatch reported an error, but the queue has it:"
+            note_job(study, seen.cell, number)
+            events.say(seen.cell, f"{how} as job {number}")
             states[seen.cell] = QUEUED
     return states
+
+
+def _accepted(study: Study, cell: Cell) -> str | None:
+    """The job that SLURM accepted although sbatch failed, such as by a time-out of its answer."""
+    name = job_name(study, cell)
+    return next((number for number, job in live_jobs().items() if job.name == name), None)
 
 
 def follow(study: Study, states: dict[Cell, str], events: Events, poll_seconds: float) -> None:

@@ -6,48 +6,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nnunetv2_xattnres.ablation.grid import Cell
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.json_files import read_object, write_json
 
 PENDING, RUNNING, COMPLETE, FAILED = "pending", "running", "complete", "failed"
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The content of a file, ``None`` where there is none.
-
-    Raises:
-        InputError: it may not be read, or is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error})") from error
-    except ValueError as error:
-        raise InputError(f"{path} cannot be read as JSON ({error}): repair it, or remove it to start anew") from error
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a file that appears whole or not at all, also when two processes write it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1, ensure_ascii=False)
-            file.write("\n")
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 @dataclass
@@ -65,6 +32,7 @@ class Study:
         cells: Everything to run.
         convention: How predictions are scored, ``nnunet`` or ``transunet``.
         digests: Name of each configuration to the digest of what it was when the study was planned.
+        data: The same for what all cells share: split, labels, images, test set.
     """
 
     folder: Path
@@ -77,17 +45,19 @@ class Study:
     cells: list[Cell] = field(default_factory=list)
     convention: str = "nnunet"
     digests: dict[str, str] = field(default_factory=dict)
+    data: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: Path) -> Study | None:
         """The study in a folder, ``None`` where there is none."""
-        content = read_json(folder / "study.json")
+        content = read_object(folder / "study.json")
         if content is None:
             return None
         names = ("dataset", "dataset_json", "plans", "base_plans", "configuration", "trainer")
         try:
             cells = [Cell.from_json(cell) for cell in content["cells"]]
-            later = content.get("convention", "nnunet"), content.get("digests", {})  # not in the first versions' files
+            # not in the first versions' files
+            later = content.get("convention", "nnunet"), content.get("digests", {}), content.get("data", {})
             return cls(folder, *(content[name] for name in names), cells, *later)
         except (KeyError, TypeError) as error:
             raise InputError(f"{folder / 'study.json'} is not a study of this program ({error!r})") from error
@@ -107,6 +77,7 @@ class Study:
             "trainer": self.trainer,
             "convention": self.convention,
             "digests": self.digests,
+            "data": self.data,
             "folds": list(dict.fromkeys(cell.fold for cell in self.cells)),
             "seeds": list(dict.fromkeys(cell.seed for cell in self.cells)),
             "cells": [cell.to_json() for cell in self.cells],
@@ -116,10 +87,9 @@ class Study:
             for cell in self.cells:
                 if not self.state_file(cell).exists():
                     write_json(self.state_file(cell), {"state": PENDING})
-        except OSError as error:
+        except InputError as error:
             raise InputError(
-                f"the study cannot be written to {self.folder} ({error.strerror or error}): give another folder with "
-                "--output"
+                f"the study cannot be written to {self.folder}: give another folder with --output", [error.summary]
             ) from error
 
     def cell_folder(self, cell: Cell) -> Path:
@@ -136,10 +106,14 @@ class Study:
 
     def read_state(self, cell: Cell) -> dict[str, Any]:
         """Content of ``cell.json``."""
-        return read_json(self.state_file(cell)) or {"state": PENDING}
+        return read_object(self.state_file(cell)) or {"state": PENDING}
 
     def update_state(self, cell: Cell, **values: Any) -> dict[str, Any]:
-        """Change entries of ``cell.json``; only the holder of the cell's lock may."""
+        """Change entries of ``cell.json``; only the holder of the cell's lock may.
+
+        Raises:
+            InputError: it cannot be written.
+        """
         state = {**self.read_state(cell), **values}
         write_json(self.state_file(cell), state)
         return state

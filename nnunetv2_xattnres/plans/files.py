@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.json_files import read_object
 from nnunetv2_xattnres.outputs import written
 
 
@@ -40,12 +41,10 @@ def dataset_folder(dataset: int | str) -> Path:
 
 
 def _read(path: Path, missing: str) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path} is not there: {missing}") from None
-    except ValueError as error:
-        raise InputError(f"{path} cannot be read as JSON: {error}") from None
+    content = read_object(path, "repair it, or plan again")
+    if content is None:
+        raise InputError(f"{path} is not there: {missing}")
+    return content
 
 
 def read_plans(dataset: int | str, plans_name: str) -> dict[str, Any]:

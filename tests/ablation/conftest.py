@@ -96,7 +96,8 @@ class Stubs:
             "import os, nnunetv2_xattnres.ablation.cell as cell\n"
             f"cell.executable = lambda name: os.path.join({str(self.commands)!r}, name)\n"
         )
-        return {**os.environ, "PYTHONPATH": str(site)}
+        path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
+        return {**os.environ, "PYTHONPATH": path}
 
     def start(self, code: str) -> subprocess.Popen:
         """Run Python code with the stand-ins in another process."""

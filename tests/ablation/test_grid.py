@@ -10,8 +10,9 @@ from nnunetv2_xattnres.ablation.grid import Cell, expand, parse_folds, parse_nam
 from nnunetv2_xattnres.ablation.listing import duration, summary, table
 from nnunetv2_xattnres.ablation.local import devices
 from nnunetv2_xattnres.ablation.observe import Observation
-from nnunetv2_xattnres.ablation.study import Study, write_json
+from nnunetv2_xattnres.ablation.study import Study
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.json_files import write_json
 
 
 def found(*variants, network="unet"):

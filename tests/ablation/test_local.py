@@ -1,11 +1,14 @@
 """Running a study on this machine: skipping, failing, stopping, being killed, starting twice."""
 
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +17,7 @@ from nnunetv2_xattnres.ablation.listing import Events
 from nnunetv2_xattnres.ablation.local import run_local
 from nnunetv2_xattnres.ablation.observe import observe
 from nnunetv2_xattnres.ablation.study import Study
+from nnunetv2_xattnres.cli import main
 
 CPU = Device()
 
@@ -102,7 +106,43 @@ def test_what_nobody_expected_fails_its_cell_alone(stubs):
     (stubs.root / "preprocessed" / "Dataset001_Stub" / "dataset.json").write_text("{")
     run(study)
     assert states(study) == ["failed", "failed"]
-    assert "JSONDecodeError" in study.read_state(study.cells[0])["error"]
+    assert "cannot be read as JSON" in study.read_state(study.cells[0])["error"]
+
+
+@pytest.mark.parametrize("what", ["cell.json", "log.txt", "cell.lock"])
+def test_a_cell_whose_files_cannot_be_written_does_not_stop_the_others(stubs, monkeypatch, capsys, what):
+    study = stubs.study("baseline", "both")
+    full = study.cell_folder(study.cells[0]) / what
+
+    def refusing(real):
+        def wrapped(path, *arguments, **options):
+            if full in (Path(path), *map(Path, filter(lambda each: isinstance(each, (str, Path)), arguments))):
+                raise OSError(errno.ENOSPC, "No space left on device", str(path))
+            return real(path, *arguments, **options)
+
+        return wrapped
+
+    for place, name in ((os, "replace"), (os, "open"), (Path, "replace"), (Path, "open")):
+        monkeypatch.setattr(place, name, refusing(getattr(place, name)))
+    run(study)
+    monkeypatch.undo()
+    assert states(study)[1] == "complete"
+    output = capsys.readouterr().out
+    assert "2d_baseline__fold0__seed0: FAILED, " in output and "No space left on device" in output
+
+
+def test_a_study_whose_cell_cannot_be_written_ends_in_a_listing(stubs, monkeypatch, capsys):
+    from nnunetv2_xattnres.ablation import command
+
+    study = stubs.study("baseline", "both")
+    shutil.rmtree(study.cell_folder(study.cells[0]))
+    study.cell_folder(study.cells[0]).write_text("in the way")
+    monkeypatch.setattr(command, "_plan", lambda *_: study)
+    monkeypatch.setattr(Study, "save", lambda _: None)
+    monkeypatch.setattr(command, "_report", print)
+    assert main(["ablate", "1", "--gpus", "0", "--output", str(study.folder)]) == 1
+    output = capsys.readouterr().out
+    assert "2d_baseline__fold0__seed0: FAILED" in output and "2 cells: 1 complete, 1 pending" in output
 
 
 def test_a_stopped_study_continues_from_the_checkpoint(stubs, capsys):

@@ -1,8 +1,10 @@
 """Looking at a study: at its locks without being in the way, and at a queue that does not always answer."""
 
+import dataclasses
 import fcntl
 import os
 import stat
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -13,9 +15,9 @@ from nnunetv2_xattnres.ablation.commands import Device
 from nnunetv2_xattnres.ablation.listing import Events
 from nnunetv2_xattnres.ablation.locks import Lock
 from nnunetv2_xattnres.ablation.slurm import Resources, follow, submit
-from nnunetv2_xattnres.ablation.study import write_json
 from nnunetv2_xattnres.cli import main
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.json_files import write_json
 
 
 @pytest.fixture
@@ -82,9 +84,10 @@ def test_a_study_that_one_may_only_read_can_be_looked_at(study, monkeypatch, cap
         return real(path, flags, *arguments, **options)
 
     monkeypatch.setattr(os, "open", read_only)
+    monkeypatch.setattr(Path, "write_text", lambda path, *_, **__: read_only(path, os.O_WRONLY))
     assert main(["ablate", "1", "--status", "--output", str(study.folder)]) == 0
     assert "2 cells: 2 pending" in capsys.readouterr().out
-    with pytest.raises(InputError, match=r"cannot be written to .*Permission denied.* --output"):
+    with pytest.raises(InputError, match=r"cannot be written to .* --output[\s\S]*Permission denied"):
         study.save()
 
 
@@ -115,7 +118,7 @@ BOTH = ("echo 77 RUNNING", "echo 78 PENDING")
 
 def test_a_queue_that_answers_at_the_third_time_is_heard(study, squeue):
     asked = squeue(f'[ "$(wc -l <"{study.folder.parent}/asked")" -ge 3 ] || {{ {"; ".join(FAILS)}; }}', *BOTH)
-    assert observe.live_jobs() == {"77": "RUNNING", "78": "PENDING"}
+    assert observe.live_jobs() == {"77": observe.Job("RUNNING"), "78": observe.Job("PENDING")}
     assert len(asked.read_text().splitlines()) == 3
 
 
@@ -177,3 +180,71 @@ def test_following_that_ends_with_cells_to_do_is_no_success(study, squeue, monke
 def test_a_negative_number_of_gpus_is_refused(study):
     with pytest.raises(InputError, match="--gpus -1"):
         submit(study, Resources(gpus=-1), Events(2, 0))
+
+
+@pytest.mark.parametrize("line", ["", "   ", "CLUSTER: alpha", "slurm_load_jobs: retrying", "JOBID STATE NAME"])
+def test_lines_of_squeue_that_are_no_jobs_are_skipped(study, squeue, line):
+    squeue(f"echo '{line}'", "echo 101 PENDING", "echo '102_3 RUNNING a name'")
+    jobs = observe.live_jobs()
+    assert jobs == {"101": observe.Job("PENDING"), "102_3": observe.Job("RUNNING", "a name")}
+
+
+class Cluster:
+    """Stands for submitit's executor and its cluster, whose answer may be lost."""
+
+    def __init__(self, squeue, answer):
+        self.squeue, self.answer, self.parameters, self.names = squeue, answer, {}, []
+        self.squeue("exit 0")
+
+    def submit(self, job):
+        self.names.append(self.parameters["job_name"])
+        self.squeue(*(f"echo '{number} PENDING {name}'" for number, name in enumerate(self.names, 201)))
+        if self.answer:
+            raise self.answer
+        return Mock(job_id=str(200 + len(self.names)))
+
+
+LOST = RuntimeError("sbatch: error: Batch job submission failed: Socket timed out on send/recv operation")
+
+
+@pytest.mark.parametrize(("answer", "raised"), [(LOST, None), (KeyboardInterrupt(), KeyboardInterrupt)])
+def test_a_cell_is_submitted_once_where_the_answer_of_sbatch_is_lost(study, squeue, monkeypatch, answer, raised):
+    for cell in study.cells:
+        observe.job_file(study, cell).unlink()
+    cluster = Cluster(squeue, answer)
+    monkeypatch.setattr(slurm, "make_executor", lambda *_: cluster)
+    if raised:  # as by a kill of the command while sbatch waits
+        with pytest.raises(raised):
+            submit(study, Resources(), Events(2, 0))
+        assert states(study) == ["queued", "pending"]
+        cluster.answer = None
+    for _ in range(2):
+        assert set(submit(study, Resources(), Events(2, 0)).values()) == {"queued"}
+    assert len(cluster.names) == len(set(cluster.names)) == 2
+    assert states(study) == ["queued", "queued"]
+
+
+def test_a_job_that_sbatch_really_refuses_is_reported(study, squeue, monkeypatch):
+    squeue("exit 0")
+    monkeypatch.setattr(slurm, "make_executor", lambda *_: Mock(parameters={}, submit=Mock(side_effect=LOST)))
+    with pytest.raises(InputError, match=r"sbatch refused 2d_baseline__fold0__seed0: .*Socket timed out"):
+        submit(study, Resources(), Events(2, 0))
+
+
+def test_jobs_of_another_study_with_the_same_cells_are_not_ours(study, squeue):
+    other = dataclasses.replace(study, folder=study.folder.with_name("other"))
+    name = observe.job_name(study, study.cells[0])
+    assert study.cells[0].name in name and "study" in name and observe.job_name(other, study.cells[0]) != name
+    squeue(f"echo '201 PENDING {name}'")
+    assert [seen.job for seen in observe.observe(study)] == ["201", None]
+    assert [seen.job for seen in observe.observe(other, observe.live_jobs())] == [None, None]
+
+
+def test_nothing_is_submitted_where_it_could_not_be_noted(study, squeue, monkeypatch):
+    squeue("exit 0")
+    executor = Mock(parameters={})
+    monkeypatch.setattr(slurm, "make_executor", lambda *_: executor)
+    monkeypatch.setattr(slurm, "note_job", Mock(side_effect=InputError("slurm.json cannot be written")))
+    with pytest.raises(InputError, match="cannot be written"):
+        submit(study, Resources(), Events(2, 0))
+    executor.submit.assert_not_called()

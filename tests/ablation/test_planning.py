@@ -1,11 +1,13 @@
 """Planning a study: which plans it takes, what it refuses, and what it writes."""
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
 
 import pytest
+from without_posix import WITHOUT, run
 
 from nnunetv2_xattnres.ablation.cell import run_cell
 from nnunetv2_xattnres.ablation.commands import Device
@@ -64,6 +66,11 @@ def preprocessed(tmp_path, monkeypatch):
         "configurations": {"2d": configuration},
     }
     dataset = {"channel_names": {"0": "MR"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}
+    for number in range(6):
+        (folder / "nnUNetPlans_2d" / f"case_{number}.b2nd").write_bytes(b"image")
+        (folder / "nnUNetPlans_2d" / f"case_{number}_seg.b2nd").write_bytes(b"mask")
+    (folder / "gt_segmentations").mkdir()
+    (folder / "gt_segmentations" / "case_0.nii.gz").write_bytes(b"mask")
     (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
     (folder / "dataset.json").write_text(json.dumps(dataset))
     return folder
@@ -168,7 +175,7 @@ def test_a_study_does_not_go_on_with_changed_configurations(preprocessed, tmp_pa
     file = preprocessed / "nnUNetXAttnResPlans.json"
     before = file.read_text()
     change(file, "2d_encoder", batch_size=7)
-    with pytest.raises(InputError, match=r"changed after the study .* --output, or put the plans back") as caught:
+    with pytest.raises(InputError, match=r"changed after the study .* --output, or put .* back as") as caught:
         plan(tmp_path / "study", studies=["skip"])  # also where what has changed is not asked for
     assert caught.value.problems == ["configuration 2d_encoder is different"]
     plan(tmp_path / "other", studies=["skip", "position"])
@@ -214,6 +221,13 @@ def test_a_dry_run_writes_nothing(preprocessed, tmp_path, capsys):
     assert "18 cells: 18 pending" in capsys.readouterr().out and files() == before
 
 
+def test_a_dry_run_needs_nothing_of_posix(preprocessed, tmp_path):
+    code = WITHOUT + "take_away()\nfrom nnunetv2_xattnres.cli import main\n"
+    code += f"print(main(['ablate', '7', '--dry-run', '--seeds', '1', '--output', {str(tmp_path / 'study')!r}]))"
+    done = run(code)
+    assert done.stdout.splitlines()[-2:] == ["4 cells: 4 pending", "0"], done.stderr
+
+
 def test_the_fold_all_needs_a_test_set(preprocessed, tmp_path):
     with pytest.raises(InputError, match=r"no imagesTs with labelsTs .* scores would be those of training cases"):
         plan(tmp_path / "study", folds=["all"])
@@ -225,7 +239,7 @@ def test_the_fold_all_needs_a_test_set(preprocessed, tmp_path):
 
 
 def test_data_that_are_not_preprocessed_stop_the_study(preprocessed, tmp_path):
-    (preprocessed / "nnUNetPlans_2d").rmdir()
+    shutil.rmtree(preprocessed / "nnUNetPlans_2d")
     with pytest.raises(InputError, match=r"nnUNetv2_preprocess -d 7 -plans_name nnUNetPlans -c 2d$"):
         plan(tmp_path / "study")
     assert not (tmp_path / "study").exists() and not (preprocessed / "nnUNetXAttnResPlans.json").exists()
@@ -255,7 +269,7 @@ def test_another_study_or_other_files_in_the_folder_are_refused(preprocessed, tm
 
 
 def test_a_fold_that_the_splits_do_not_have_is_refused(preprocessed, tmp_path):
-    (preprocessed / "splits_final.json").write_text(json.dumps([{"train": [], "val": []}]))
+    (preprocessed / "splits_final.json").write_text(json.dumps([{"train": ["case_0"], "val": ["case_1"]}]))
     with pytest.raises(InputError, match=r"--folds 1,4.*0 to 0"):
         plan(tmp_path / "study", folds=[0, 1, 4])
     assert not (tmp_path / "study").exists()
@@ -272,3 +286,93 @@ def test_a_trainer_that_is_not_there_stops_the_study_before_any_cell(preprocesse
     (tmp_path / "theirs" / "own.py").write_text("class nnUNetTrainer_Own(nnUNetTrainer):\n    pass\n")
     monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path / "theirs"))
     check_trainer("nnUNetTrainer_Own")
+
+
+# --- the data that all cells share -----------------------------------------------------------------------------------
+
+
+def write_splits(preprocessed, train=("case_0", "case_1"), val=("case_2",)):
+    fold = {"train": list(train), "val": list(val)}
+    (preprocessed / "splits_final.json").write_text(json.dumps([fold, {"train": ["case_3"], "val": ["case_4"]}]))
+
+
+def test_a_study_does_not_go_on_with_other_data(preprocessed, tmp_path):
+    """Whatever of the data changes: no later start, and no cell that comes to its turn, goes into the same table."""
+    write_splits(preprocessed)
+    raw = tmp_path / "raw" / preprocessed.name
+    study = plan(tmp_path / "study")
+    description = json.loads((preprocessed / "dataset.json").read_text())
+    changes = {
+        "fold 0 of splits_final.json": lambda: write_splits(preprocessed, train=["case_0"]),
+        "dataset.json": lambda: (preprocessed / "dataset.json").write_text(
+            json.dumps({**description, "labels": {"background": 0, "b": 1}})
+        ),
+        "gt_segmentations": lambda: (preprocessed / "gt_segmentations" / "case_0.nii.gz").write_bytes(b"ksam"),
+        "nnUNetPlans_2d": lambda: (preprocessed / "nnUNetPlans_2d" / "case_5.b2nd").unlink(),
+        "imagesTs": lambda: [
+            ((raw / name).mkdir(parents=True), (raw / name / "case_9.nii.gz").touch())
+            for name in ("imagesTs", "labelsTs")
+        ],
+    }
+    kept = tmp_path / "kept"
+    shutil.copytree(preprocessed, kept)
+    for name, change_it in changes.items():
+        change_it()
+        with pytest.raises(InputError, match=r"changed after the study .* --output") as caught:
+            plan(tmp_path / "study", seeds=[0, 1])
+        assert any(name in problem for problem in caught.value.problems)
+        assert run_cell(study, study.cells[0], Device(), threading.Event()) == "failed"
+        assert name in study.read_state(study.cells[0])["error"]
+        shutil.rmtree(preprocessed)
+        shutil.copytree(kept, preprocessed)
+        shutil.rmtree(raw, ignore_errors=True)
+    # a fold that no cell trains may change, and as it was before, the study goes on
+    write_splits(preprocessed)
+    splits = json.loads((preprocessed / "splits_final.json").read_text())
+    (preprocessed / "splits_final.json").write_text(json.dumps(splits[:1]))
+    assert len(plan(tmp_path / "study", seeds=[0, 1]).cells) == 8
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ('[{"train": ["case_0"', "cannot be read as JSON"),
+        ("", "cannot be read as JSON"),
+        ("\x00", "cannot be read as JSON"),
+        ("{}", "is not a list of folds"),
+        ("[]", "is not a list of folds"),
+        ("[1]", "fold 0 is 1"),
+        ('[{"train": ["case_0"]}]', "fold 0 has no list of names under val"),
+        ('[{"train": "case_0", "val": ["case_1"]}]', "fold 0 has no list of names under train"),
+        ('[{"train": ["case_0"], "val": []}]', "fold 0 has no case under val"),
+        ('[{"train": ["case_0"], "val": ["case_77"]}]', "fold 0: 1 not in nnUNetPlans_2d, such as case_77"),
+    ],
+)
+def test_a_split_that_cannot_be_used_is_named(preprocessed, tmp_path, capsys, content, says):
+    (preprocessed / "splits_final.json").write_text(content)
+    assert main(["ablate", "7", "--output", str(tmp_path / "study"), "--seeds", "1", "--dry-run"]) == 2
+    error = capsys.readouterr().err
+    assert says in error and "splits_final.json" in error and "delete it" in error
+
+
+def test_the_split_is_made_before_the_first_cell_as_nnunet_makes_it(preprocessed, tmp_path):
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    plan(tmp_path / "study", folds=[2])
+    ours = json.loads((preprocessed / "splits_final.json").read_text())
+    (preprocessed / "splits_final.json").unlink()
+    trainer = nnUNetTrainer.__new__(nnUNetTrainer)
+    trainer.fold, trainer.dataset_class, trainer.folder_with_segs_from_previous_stage = 2, None, None
+    trainer.preprocessed_dataset_folder = str(preprocessed / "nnUNetPlans_2d")
+    trainer.preprocessed_dataset_folder_base = str(preprocessed)
+    trainer.print_to_log_file = lambda *_: None
+    train, val = trainer.do_split()
+    assert [ours[2]["train"], ours[2]["val"]] == [list(train), list(val)]
+    assert json.loads((preprocessed / "splits_final.json").read_text()) == ours
+
+
+def test_too_few_cases_for_a_split_are_named(preprocessed, tmp_path):
+    for number in range(3):
+        (preprocessed / "nnUNetPlans_2d" / f"case_{number}.b2nd").unlink()
+    with pytest.raises(InputError, match=r"has 3 cases, too few for nnU-Net's 5 folds"):
+        plan(tmp_path / "study")

@@ -1,9 +1,12 @@
 """The report of a study: the page, the numbers in it, incomplete studies, and what it refuses."""
 
 import csv
+import errno
 import json
+import os
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from nnunetv2_xattnres.ablation.report_figures import read_curve
 from nnunetv2_xattnres.ablation.report_panels import choose_cases, make_panels
 from nnunetv2_xattnres.ablation.report_tables import all_tables
 from nnunetv2_xattnres.ablation.study import Study
+from nnunetv2_xattnres.cli import main
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.evaluation.files import read_scores, write_scores
 from nnunetv2_xattnres.evaluation.scores import evaluate_folders
@@ -358,3 +362,23 @@ def test_what_cannot_be_reported(changing, tmp_path):
 def test_observe_agrees_with_the_fixture(study):
     """The fixture's states are those that the engine writes."""
     assert [item.state for item in observe(Study.load(study))] == ["complete"] * (2 * len(SKIP))
+
+
+@pytest.mark.parametrize("method", ["write_text", "mkdir", "rename"])
+def test_a_full_disk_is_one_message_and_leaves_the_old_report(changing, monkeypatch, capsys, method):
+    old = changing / "report"
+    old.mkdir()
+    (old / "report.md").write_text("old")
+    real = getattr(Path, method)
+
+    def full(path, *arguments, **options):
+        if f".report.{os.getpid()}" in str(path) and path.suffix != ".former":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, method, full)
+    assert main(["ablate", "1", "--report", "--output", str(changing)]) == 2
+    monkeypatch.undo()
+    error = capsys.readouterr().err
+    assert error.startswith("error: the report cannot be written to ") and "No space left" in error
+    assert (old / "report.md").read_text() == "old" and not list(changing.glob(".*"))

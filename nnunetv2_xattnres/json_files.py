@@ -1,0 +1,63 @@
+"""JSON files: read with one message where they cannot be used, and written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from time import sleep
+from typing import Any
+
+from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.outputs import written
+
+_RETRY_SECONDS = (0.05, 0.2, 0.5)  # Windows refuses to replace a file while somebody reads it
+
+
+def read_json(path: Path, advice: str = "repair it, or remove it to start anew") -> Any:
+    """The content of a file, ``None`` if it does not exist.
+
+    Raises:
+        InputError: it may not be read, or is not JSON, with ``advice``.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
+        raise InputError(f"{path} cannot be read as JSON ({error}): {advice}") from error
+
+
+def read_object(path: Path, advice: str = "repair it, or remove it to start anew") -> dict[str, Any] | None:
+    """Like :func:`read_json`, for files that hold an object.
+
+    Raises:
+        InputError: also if the file holds something else.
+    """
+    content = read_json(path, advice)
+    if content is not None and not isinstance(content, dict):
+        raise InputError(f"{path} holds a {type(content).__name__} and not an object: {advice}")
+    return content
+
+
+def write_json(path: Path, content: dict[str, Any] | list[Any]) -> None:
+    """Write a file, and its folder if needed; the file appears whole or not at all.
+
+    Raises:
+        InputError: the system refuses, or the disk is full.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror or error})") from error
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    for wait in (*_RETRY_SECONDS, None):
+        try:
+            with written(path) as partial:
+                partial.write_text(text, encoding="utf-8")
+            return
+        except InputError as error:
+            if wait is None or not isinstance(error.__cause__, PermissionError):
+                raise
+            sleep(wait)

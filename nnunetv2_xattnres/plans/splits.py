@@ -1,0 +1,94 @@
+"""``splits_final.json`` of a preprocessed data set: read and checked, or made as nnU-Net makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.json_files import read_json, write_json
+
+Fold = dict[str, list[str]]
+FILE = "splits_final.json"
+STOCK_FOLDS = 5  # as many as nnU-Net makes where the file does not exist
+_ADVICE = "write it again, or delete it, and nnU-Net makes 5 random folds"
+
+
+def read_splits(preprocessed: Path) -> list[Fold] | None:
+    """The folds, each with its ``train`` and ``val`` cases; ``None`` if there is no file.
+
+    Raises:
+        InputError: it is not a list of such folds, with a line for each that is not.
+    """
+    path = preprocessed / FILE
+    folds = read_json(path, _ADVICE)
+    if folds is None:
+        return None
+    if not isinstance(folds, list) or not folds:
+        raise InputError(f'{path} is not a list of folds, {{"train": [names], "val": [names]}}: {_ADVICE}')
+    problems = [f"fold {number} {why}" for number, fold in enumerate(folds) if (why := _problem(fold))]
+    if problems:
+        raise InputError(f'{path} has folds that are not {{"train": [names], "val": [names]}}: {_ADVICE}', problems)
+    return folds
+
+
+def _problem(fold: object) -> str:
+    if not isinstance(fold, dict):
+        return f"is {fold!r:.40}"
+    for key in ("train", "val"):
+        names = fold.get(key)
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            return f"has no list of names under {key}"
+        if not names:
+            return f"has no case under {key}"
+    return ""
+
+
+def check_cases(preprocessed: Path, identifiers: Iterable[str], folds: Iterable[tuple[int, Fold]]) -> None:
+    """See that the cases of these folds are among the preprocessed ones; nnU-Net would stop in a traceback.
+
+    Raises:
+        InputError: with a line for each fold, and three of the missing cases.
+    """
+    names = {identifier: _cases(preprocessed / identifier) for identifier in dict.fromkeys(identifiers)}
+    problems = []
+    for number, fold in folds:
+        for identifier, there in names.items():
+            missing = sorted({*fold["train"], *fold["val"]} - there)
+            if missing:
+                problems.append(f"fold {number}: {len(missing)} not in {identifier}, such as {', '.join(missing[:3])}")
+    if problems:
+        raise InputError(f"{preprocessed / FILE} names cases that are not preprocessed: {_ADVICE}", problems)
+
+
+def make_splits(preprocessed: Path, identifier: str) -> list[Fold]:
+    """Write the folds that nnU-Net would make at its first training, before several trainings do it at once.
+
+    nnU-Net writes the file in place: a training that starts at that moment reads a part of it.
+
+    Args:
+        preprocessed: The data set's folder.
+        identifier: The folder in it with the cases, ``data_identifier`` of a configuration.
+
+    Raises:
+        InputError: there are fewer cases than folds, or the file cannot be written.
+    """
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+    names = sorted(_cases(preprocessed / identifier))
+    if len(names) < STOCK_FOLDS:
+        raise InputError(
+            f"{preprocessed / identifier} has {len(names)} cases, too few for nnU-Net's {STOCK_FOLDS} folds: write "
+            f"{preprocessed / FILE} yourself"
+        )
+    # the seed is nnU-Net's: a training without this command gets the same folds
+    made = generate_crossval_split(names, seed=12345, n_splits=STOCK_FOLDS)
+    folds = [{key: [str(name) for name in fold[key]] for key in ("train", "val")} for fold in made]
+    write_json(preprocessed / FILE, folds)
+    return folds
+
+
+def _cases(folder: Path) -> set[str]:
+    """The names that nnU-Net's data set classes find (``.b2nd``; ``.npz`` of older versions)."""
+    names = {path.stem for path in folder.iterdir() if path.suffix in (".b2nd", ".npz")}
+    return {name for name in names if not name.endswith("_seg")}
