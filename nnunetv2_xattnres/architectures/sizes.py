@@ -56,7 +56,7 @@ class AnySizeNetwork(nn.Module):
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
         """Elements of all feature maps for one sample of ``input_size``, which planners take for memory.
 
-        Outputs of convolutions and linear layers, and what each XAttnRes keeps (aligned and aggregated maps).
+        Outputs of convolutions and linear layers, and what each XAttnRes keeps (pooled and aggregated maps).
         """
         total = 0
 

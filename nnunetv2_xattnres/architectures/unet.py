@@ -89,8 +89,8 @@ class _RoutedUNet(nn.Module):
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> np.int64:
         """Elements of all feature maps for one sample of ``input_size``, which planners take for memory.
 
-        To nnU-Net's count for the layers, this adds what XAttnRes keeps until the backward pass: the pooled and the
-        projected map of each history entry and the aggregated map of each instance.
+        To nnU-Net's count for the layers, this adds what XAttnRes keeps until the backward pass: the pooled map of each
+        history entry and the aggregated map of each instance.
         """
         sizes = [tuple(input_size)]
         for strides in self.encoder.strides:

@@ -112,15 +112,15 @@ class XAttnRes(nn.Module):
         """Mix ``history`` (each ``[B, C_k, *S_k]``) and ``x`` (``[B, C, *S]``) to ``[B, C, *S]`` (eq. 8)."""
         if not self.projections:
             return x
-        features, weights = self._inputs(history, x)
-        return kernel_for(x, self.query, *features).mix(features, weights, self._scaled_query(x), self.eps)
+        features, weights = self.inputs(history, x)
+        return kernel_for(x, self.query, *features).mix(features, weights, self.scaled_query(x), self.eps)
 
     def routing_weights(self, history: Sequence[Tensor] | History, x: Tensor) -> Tensor:
         """The softmax weights (eq. 7), ``[B, K+1, *S]`` in float32: the history's entries in order, then ``x``."""
         if not self.projections:
             return torch.ones_like(x[:, :1], dtype=torch.float32)
-        features, weights = self._inputs(history, x)
-        query = self._scaled_query(x)
+        features, weights = self.inputs(history, x)
+        query = self.scaled_query(x)
         with _without_autocast(x):
             return torch.stack(_softmax(_aligned(features, weights), query, self.eps), dim=1)
 
@@ -136,12 +136,12 @@ class XAttnRes(nn.Module):
                 total += width * math.prod(small)
         return total
 
-    def _scaled_query(self, x: Tensor) -> Tensor:
+    def scaled_query(self, x: Tensor) -> Tensor:
         """``w * g`` in float32 (or float64): folded here, so that autograd gives both their gradients."""
         dtype = torch.promote_types(x.dtype, torch.float32)
         return self.query.to(dtype) * self.norm_weight.to(dtype)
 
-    def _inputs(self, history: Sequence[Tensor] | History, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def inputs(self, history: Sequence[Tensor] | History, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Every entry, pooled where it is larger than ``x`` (eq. 4), and ``x``; the weights of the projections."""
         entries = history.entries if isinstance(history, History) else history
         if len(entries) != len(self.projections):

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="(default: cpu)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: PyTorch's choice)")
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="timed rounds (default: 5)")
-    parser.add_argument("--kernel", metavar="NAME", help="force a form of the aggregation (plain, numba, triton)")
+    parser.add_argument("--kernel", metavar="NAME", help="force a form of the mixture (plain, numba, cuda)")
     parser.add_argument("--compile", action="store_true", help="torch.compile the networks, as nnU-Net does on CUDA")
     parser.add_argument("--no-literal", action="store_true", help="leave out the literal equations, which are slow")
     parser.add_argument(

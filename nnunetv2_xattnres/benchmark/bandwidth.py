@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunetv2_xattnres.architectures import XAttnRes
-from nnunetv2_xattnres.architectures.xattnres import kernels_for
+from nnunetv2_xattnres.architectures.xattnres import kernel_for
 from nnunetv2_xattnres.benchmark.timing import seconds
 
 
@@ -20,23 +20,23 @@ def bandwidth(network: nn.Module, shape: Sequence[int], device: str, repeats: in
     that does not store smaller entries at full size moves less than that.
     """
     readers = [module for module in network.modules() if isinstance(module, XAttnRes) and module.projections]
-    calls: list[tuple[XAttnRes, list[Tensor]]] = []
+    calls: list[tuple[XAttnRes, list[Tensor], list[Tensor]]] = []
 
     def keep_largest(module: XAttnRes, args: tuple[Sequence[Tensor], Tensor]) -> None:
         if not calls or _floor(module, args[1]) > _floor(calls[0][0], calls[0][1][-1]):
-            calls[:] = [(module, module._values(*args)[0])]  # now: the history grows
+            calls[:] = [(module, *module.inputs(*args))]  # now: the history grows
 
     hooks = [reader.register_forward_pre_hook(keep_largest) for reader in readers]
     with torch.inference_mode():
         network.eval()(torch.rand(tuple(shape), device=device))
         for hook in hooks:
             hook.remove()
-        module, values = calls[0]
-        x = values[-1]
-        query, target = module._scaled_query(x), torch.empty_like(x)
-        aggregate = kernels_for(x.device.type).aggregate
+        module, features, weights = calls[0]
+        x = features[-1]
+        query, target = module.scaled_query(x), torch.empty_like(x)
+        mix = kernel_for(x).mix
         return {
-            "forward": _floor(module, x) / _median(lambda: aggregate(values, query, module.eps), x, repeats),
+            "forward": _floor(module, x) / _median(lambda: mix(features, weights, query, module.eps), x, repeats),
             "copy": 2 * x.nbytes / _median(lambda: target.copy_(x), x, repeats),
         }
 

@@ -47,11 +47,8 @@ def measure(build: Callable[[], nn.Module], shape: Sequence[int]) -> Cost:
         network = build().train()
     live, flops = _LiveBytes(), FlopCounterMode(display=False)
     dry_run(network, shape, live)
-    forced = use_kernel("plain")  # a faster form is one operation, whose products the counter does not see
-    try:
+    with use_kernel("plain"):  # a faster form is one operation, whose products the counter does not see
         dry_run(network, shape, flops)
-    finally:
-        use_kernel(forced)
     counts = flops.get_flop_counts().get("Global", {})
     return Cost(
         parameters=sum(parameter.numel() for parameter in network.parameters()),

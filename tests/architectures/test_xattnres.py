@@ -1,6 +1,5 @@
 import copy
 import sys
-import weakref
 from pathlib import Path
 
 import pytest
@@ -8,15 +7,8 @@ import torch
 from oracle import literal
 from torch import nn
 
-from nnunetv2_xattnres.architectures import (
-    History,
-    XAttnRes,
-    numba_kernel,
-    numba_pool,
-    numba_tensors,
-    use_kernel,
-    xattnres,
-)
+from nnunetv2_xattnres.architectures import History, XAttnRes, use_kernel, xattnres
+from nnunetv2_xattnres.architectures.kernels import cpu, cpu_threads
 
 # name: current feature's size, then each entry's (channels, size)
 CASES = {
@@ -65,17 +57,16 @@ def leaves(module, history, x):
     return [*history, x, *module.parameters()]
 
 
-@pytest.fixture(params=["plain", "numba", "numba in threads"])
+@pytest.fixture(params=["plain", "numba", "numba in threads", "cuda"])  # cuda on a CPU: its plain-torch half
 def kernel(request, monkeypatch):
     threads = torch.get_num_threads()
     if request.param == "numba in threads":  # however small the work; a row or two a block
-        monkeypatch.setattr(numba_tensors, "MIN_ELEMENTS_PER_THREAD", 1)
-        monkeypatch.setattr(numba_kernel, "BLOCK_PIXELS", 16)
-        monkeypatch.setattr(numba_pool, "MIN_WIDTH", 1)
+        monkeypatch.setattr(cpu_threads, "MIN_ELEMENTS_PER_THREAD", 1)
+        monkeypatch.setattr(cpu, "BLOCK_PIXELS", 16)
+        monkeypatch.setattr(cpu, "MIN_WIDTH", 1)
         torch.set_num_threads(3)
-    use_kernel(request.param.split()[0])
-    yield
-    use_kernel(None)
+    with use_kernel(request.param.split()[0]):
+        yield request.param
     torch.set_num_threads(threads)
 
 
@@ -218,7 +209,7 @@ def test_features_of_another_width_or_batch_are_refused(entry, x, message):
 
 
 def test_an_unknown_kernel_is_refused():
-    with pytest.raises(ValueError, match=r"fast.*plain, numba"):
+    with pytest.raises(ValueError, match=r"fast.*plain, numba, cuda"):
         use_kernel("fast")
 
 
@@ -228,18 +219,21 @@ def test_it_imports_torch_alone():
     assert imports - sys.stdlib_module_names == {"torch"}
 
 
-def test_no_projected_entry_is_kept_for_the_backward_pass(kernel, monkeypatch):
-    projected, project = [], xattnres._project
-
-    def remembered(*args):
-        value = project(*args)
-        projected.append(weakref.ref(value))
-        return value
-
-    monkeypatch.setattr(xattnres, "_project", remembered)
+@pytest.mark.parametrize("forced", ["numba", "cuda"])
+def test_nothing_but_the_inputs_is_kept_for_the_backward_pass(forced):
     module, history, x = build("2d larger, smaller, equal", torch.float32)
-    out = module(history, x)
-    assert projected and not any(value() is not None for value in projected)
+    pools, history = history[:1], [entry * 1 for entry in history]
+    inputs = {tensor.data_ptr() for tensor in [*pools, *history, x, *module.parameters()]}
+    kept = []
+    with use_kernel(forced), torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        shared = History()
+        for entry in history:
+            shared.append(entry)
+        out = module(shared, x)
+    others = [tensor for tensor in kept if tensor.data_ptr() not in inputs]
+    pooled = shared.pooled(0, x.shape[2:])  # kept once, for all readers
+    assert {tuple(tensor.shape) for tensor in others} <= {tuple(pooled.shape), tuple(module.query.shape)}
+    assert sum(tensor.shape == pooled.shape for tensor in others) == 1
     out.sum().backward()
 
 
@@ -254,20 +248,6 @@ def test_what_was_changed_in_place_is_no_silent_error(changed, kernel):
         place.get(changed, getattr(projection, "weight", None)).add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         out.sum().backward()
-
-
-def test_a_frozen_projection_lets_the_next_stage_work_in_place(kernel):
-    """Autograd keeps the projected entry then, and the entry itself is free."""
-    gradients = []
-    for function in (torch.relu, torch.relu_):
-        module, history, x = build("2d larger, smaller, equal")
-        module.projections.requires_grad_(False)
-        history = [entry * 1 for entry in history]
-        out = module(history, x)
-        index = next(i for i in range(3) if not isinstance(module.projections[i], nn.Identity))
-        (out.sum() + function(history[index]).sum()).backward()
-        gradients.append(module.query.grad)
-    assert torch.equal(*gradients)
 
 
 def test_forward_derivatives_are_those_of_the_reverse_mode(kernel):
@@ -296,7 +276,9 @@ def test_compiles_exports_and_checkpoints():
     got = torch.autograd.grad(out.square().sum(), leaves(module, history, x))
     for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a, b)
-    exported = torch.export.export(module, (history, x)).module()
+    program = torch.export.export(module, (history, x))
+    assert not [node for node in program.graph.nodes if "xattnres" in str(node.target)]  # for programs without us
+    exported = program.module()
     torch.testing.assert_close(exported(history, x), expected)
     recomputed = torch.utils.checkpoint.checkpoint(module, history, x, use_reentrant=False)
     again = torch.autograd.grad(recomputed.square().sum(), leaves(module, history, x))

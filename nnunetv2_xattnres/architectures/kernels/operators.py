@@ -18,7 +18,7 @@ Backward = Callable[[Tensor, Sequence[Tensor], Sequence[Tensor], Tensor, float],
 _INPUTS = "Tensor[] features, Tensor[] weights, Tensor query, float eps"
 
 
-def define_mix(name: str, forward: Forward, backward: Backward) -> Forward:
+def define_mix(name: str, forward: Forward, backward: Backward, *, device: str = "default") -> Forward:
     """Register ``xattnres::mix_NAME`` and its gradient.
 
     Args:
@@ -30,6 +30,7 @@ def define_mix(name: str, forward: Forward, backward: Backward) -> Forward:
             and the order in memory of the last feature.
         backward: ``(grad, features, weights, query, eps)`` to the gradients of the query, of each feature and of each
             weight, like these.
+        device: The only device type that the functions know, such as ``cpu``; all by default.
 
     Returns:
         The operator, to be called like ``forward``.
@@ -54,14 +55,20 @@ def define_mix(name: str, forward: Forward, backward: Backward) -> Forward:
         of_query, *gradients = gradient_of(grad, features, weights, query, ctx.eps)
         return gradients[: ctx.count], gradients[ctx.count :], of_query, None
 
-    mixture = _define(f"mix_{name}", f"({_INPUTS}) -> Tensor", forward, like_output)
-    gradient_of = _define(f"mix_{name}_backward", f"(Tensor grad, {_INPUTS}) -> Tensor[]", backward, like_inputs)
+    mixture = _define(f"mix_{name}", f"({_INPUTS}) -> Tensor", forward, like_output, device)
+    gradient_of = _define(
+        f"mix_{name}_backward", f"(Tensor grad, {_INPUTS}) -> Tensor[]", backward, like_inputs, device
+    )
     torch.library.register_autograd(f"xattnres::mix_{name}", differentiate, setup_context=save)
     return mixture
 
 
 def define_max_pool(
-    name: str, forward: Callable[[Tensor, Sequence[int]], Tensor], backward: Callable[[Tensor, Tensor], Tensor]
+    name: str,
+    forward: Callable[[Tensor, Sequence[int]], Tensor],
+    backward: Callable[[Tensor, Tensor], Tensor],
+    *,
+    device: str = "default",
 ) -> Callable[[Tensor, Sequence[int]], Tensor]:
     """Register ``xattnres::max_pool_NAME`` and its gradient.
 
@@ -69,11 +76,12 @@ def define_max_pool(
         name: Of the form.
         forward: ``(feature, size)``: adaptive max pooling of ``[B, C, *S]`` to ``[B, C, *size]``.
         backward: ``(feature, grad)`` to the gradient of ``feature``. It finds the maxima again.
+        device: As in :func:`define_mix`.
     """
 
     def like_output(feature: Tensor, size: Sequence[int]) -> Tensor:
-        shape = (*feature.shape[:2], *size)
-        return feature.new_empty(shape).to(memory_format=memory_format_of(feature))
+        shape, layout = (*feature.shape[:2], *size), memory_format_of(feature)
+        return torch.empty(shape, dtype=feature.dtype, device=feature.device, memory_format=layout)
 
     def like_input(feature: Tensor, grad: Tensor) -> Tensor:
         return torch.empty_like(feature)
@@ -84,8 +92,10 @@ def define_max_pool(
     def differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return gradient_of(*ctx.saved_tensors, grad), None
 
-    pool = _define(f"max_pool_{name}", "(Tensor feature, SymInt[] size) -> Tensor", forward, like_output)
-    gradient_of = _define(f"max_pool_{name}_backward", "(Tensor feature, Tensor grad) -> Tensor", backward, like_input)
+    pool = _define(f"max_pool_{name}", "(Tensor feature, SymInt[] size) -> Tensor", forward, like_output, device)
+    gradient_of = _define(
+        f"max_pool_{name}_backward", "(Tensor feature, Tensor grad) -> Tensor", backward, like_input, device
+    )
     torch.library.register_autograd(f"xattnres::max_pool_{name}", differentiate, setup_context=save)
     return pool
 
@@ -102,7 +112,9 @@ def memory_format_of(x: Tensor) -> torch.memory_format:
 _TAGS = tuple(filter(None, (getattr(torch.Tag, "flexible_layout", None),)))
 
 
-def _define(name: str, schema: str, function: Callable[..., Any], fake: Callable[..., Any]) -> Callable[..., Any]:
+def _define(
+    name: str, schema: str, function: Callable[..., Any], fake: Callable[..., Any], device: str
+) -> Callable[..., Any]:
     qualified = f"xattnres::{name}"
 
     def without_autocast(*arguments: Any) -> Any:
@@ -111,6 +123,6 @@ def _define(name: str, schema: str, function: Callable[..., Any], fake: Callable
             return function(*arguments)
 
     torch.library.define(qualified, schema, tags=_TAGS)
-    torch.library.impl(qualified, "default", without_autocast)
+    torch.library.impl(qualified, device, without_autocast)
     torch.library.register_fake(qualified, fake)
     return getattr(torch.ops.xattnres, name)

@@ -298,7 +298,7 @@ INTERPRETED = not isinstance(_mix_kernel, triton.runtime.JITFunction)
 
 # Tiles to choose from on the user's card: values per program, rows of pixels, warps. The first one is the default.
 # None of them spills on sm_80, sm_89 and sm_90: tests/architectures/kernels/test_kernel_report.py
-TILES = ((2048, 1, 4), (4096, 1, 4))
+TILES = ((2048, 1, 4), (1024, 1, 4))
 NARROW_TILES = ((2048, 1, 2), (4096, 1, 4))
 
 
@@ -314,7 +314,7 @@ def tile_of(block: int, values: int, rows: int) -> dict[str, int]:
     return {"ROWS": rows, "COLUMNS": pixels // rows}
 
 
-def _sizes(kernel: Any, block: int, tile: tuple[int, int, int]) -> dict[str, int]:
+def sizes_of(kernel: Any, block: int, tile: tuple[int, int, int]) -> dict[str, int]:
     values, rows, _warps = tile
     sizes = tile_of(block, values, rows)
     return {"COLUMNS": sizes["COLUMNS"]} if kernel is _narrow_kernel else sizes
@@ -324,7 +324,7 @@ def _sizes(kernel: Any, block: int, tile: tuple[int, int, int]) -> dict[str, int
 def _tuned(kernel: Any, block: int) -> Any:
     """The kernel, to be tuned once per card, width and dtype; newer Tritons keep the result on disk."""
     tiles = NARROW_TILES if kernel is _narrow_kernel else TILES
-    configs = [triton.Config(_sizes(kernel, block, tile), num_warps=tile[2]) for tile in tiles]
+    configs = [triton.Config(sizes_of(kernel, block, tile), num_warps=tile[2]) for tile in tiles]
     unique = list({str(config): config for config in configs}.values())
     more = {"cache_results": True} if "cache_results" in signature(triton.autotune).parameters else {}
     return triton.autotune(unique, key=["C", "CHANNELS_LAST"], do_bench=_bench, **more)(kernel)
@@ -341,7 +341,7 @@ def _launch(kernel: Any, grid: Any, *arguments: Any, like: Tensor) -> None:
     constants = {"C": channels, "CHANNELS_LAST": not like.is_contiguous(), "BLOCK_C": block}
     if INTERPRETED or torch.cuda.is_current_stream_capturing():
         tile = (NARROW_TILES if kernel is _narrow_kernel else TILES)[0]
-        kernel[grid](*arguments, **constants, **_sizes(kernel, block, tile), num_warps=tile[2])
+        kernel[grid](*arguments, **constants, **sizes_of(kernel, block, tile), num_warps=tile[2])
     else:
         _tuned(kernel, block)[grid](*arguments, **constants)
 
