@@ -186,9 +186,11 @@ def make_variants(
 
 def _check_encoder_weights(plans: dict[str, Any], found: dict[str, Cell]) -> None:
     """Files of weights are looked at now: the training that needs them may start days later, on another machine."""
-    from nnunetv2_xattnres.architectures.pvt_weights import check_encoder_weights
-
     named = [resolve(plans, name)["architecture"]["arch_kwargs"] for name in found if found[name]["network"] == "emcad"]
+    if not named:
+        return
+    from nnunetv2_xattnres.architectures.pvt_weights import check_encoder_weights  # imports torch, which takes seconds
+
     for encoder, weights in dict.fromkeys((each["encoder"], each.get("encoder_weights")) for each in named):
         check_encoder_weights(encoder, weights)
 

@@ -315,6 +315,7 @@ def tile_of(block: int, values: int, rows: int) -> dict[str, int]:
 
 
 def sizes_of(kernel: Any, block: int, tile: tuple[int, int, int]) -> dict[str, int]:
+    """What a kernel must know of a tile at compile time."""
     values, rows, _warps = tile
     sizes = tile_of(block, values, rows)
     return {"COLUMNS": sizes["COLUMNS"]} if kernel is _narrow_kernel else sizes
