@@ -35,16 +35,19 @@ def prepared(module_nnunet, tmp_path_factory):
 
 
 def shrink(folder, configuration):
-    """Add a configuration that inherits: two stages, few features, a patch of 16 pixels along every axis."""
+    """Add a configuration that inherits: three stages, few features, a patch of 16 pixels along every axis.
+
+    With two stages there is one output, for which nnU-Net divides its loss by zero.
+    """
     path = folder / "nnUNetPlans.json"
     plans = json.loads(path.read_text())
     original = plans["configurations"][configuration]
     architecture = copy.deepcopy(original["architecture"])
     keywords = architecture["arch_kwargs"]
-    keywords["n_stages"], keywords["features_per_stage"] = 2, [4, 8]
+    keywords["n_stages"], keywords["features_per_stage"] = 3, [4, 8, 8]
     for name in ("kernel_sizes", "strides", "n_conv_per_stage"):
-        keywords[name] = keywords[name][:2]
-    keywords["n_conv_per_stage_decoder"] = keywords["n_conv_per_stage_decoder"][:1]
+        keywords[name] = keywords[name][:3]
+    keywords["n_conv_per_stage_decoder"] = keywords["n_conv_per_stage_decoder"][:2]
     plans["configurations"]["small"] = {
         "inherits_from": configuration,
         "batch_size": 2,
