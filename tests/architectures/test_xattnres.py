@@ -102,8 +102,14 @@ def test_low_precision_is_finite_and_close_to_float64(case, dtype, kernel):
     for gradient, exact_gradient, leaf in zip(gradients, want, leaves(module, history, x), strict=True):
         assert gradient.isfinite().all()
         assert gradient.dtype == leaf.dtype
+        gradient = gradient.double()
+        pooled = any(leaf is entry for entry in history) and any(
+            have > want for have, want in zip(leaf.shape[2:], x.shape[2:], strict=True)
+        )
+        if dtype == torch.bfloat16 and pooled:  # of equal maxima, torch 2.6 takes another one than in float64
+            gradient, exact_gradient = gradient.flatten(2).sum(2), exact_gradient.flatten(2).sum(2)
         scale = exact_gradient.abs().max().clamp(min=1)
-        torch.testing.assert_close(gradient.double() / scale, exact_gradient / scale, rtol=0, atol=2 * tolerance)
+        torch.testing.assert_close(gradient / scale, exact_gradient / scale, rtol=0, atol=2 * tolerance)
 
 
 def test_all_zero_input_has_no_nan_in_half_precision(kernel):
