@@ -106,7 +106,8 @@ def test_low_precision_is_finite_and_close_to_float64(case, dtype, kernel):
         pooled = any(leaf is entry for entry in history) and any(
             have > want for have, want in zip(leaf.shape[2:], x.shape[2:], strict=True)
         )
-        if dtype == torch.bfloat16 and pooled:  # of equal maxima, torch 2.6 takes another one than in float64
+        # Of equal maxima in bfloat16, torch 2.6 takes another one than in float64.
+        if torch.__version__.startswith("2.6.") and dtype == torch.bfloat16 and pooled:
             gradient, exact_gradient = gradient.flatten(2).sum(2), exact_gradient.flatten(2).sum(2)
         scale = exact_gradient.abs().max().clamp(min=1)
         torch.testing.assert_close(gradient / scale, exact_gradient / scale, rtol=0, atol=2 * tolerance)

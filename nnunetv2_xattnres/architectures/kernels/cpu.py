@@ -5,7 +5,7 @@ waiting for memory. Here a few pixels of all entries are interpolated, weighed a
 The backward pass computes them again. Nothing of the size of an aligned entry is ever allocated but the output and the
 gradients.
 
-The functions here are plain ones: ``operator.py`` registers them with PyTorch.
+The functions here are plain ones: ``operators.py`` registers them with PyTorch.
 """
 
 from __future__ import annotations
