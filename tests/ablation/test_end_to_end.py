@@ -46,10 +46,12 @@ def discs(module_nnunet):
 
 
 @pytest.fixture
-def one_cell(discs, tmp_path, monkeypatch):
-    """A planned study of one cell, and the environment of its commands."""
+def one_cell(discs, tmp_path, monkeypatch, request):
+    """A planned study of one cell, and the environment of its commands; as parameter "no test set", without one."""
     for name in ("raw", "preprocessed", "results"):
         monkeypatch.setenv(f"nnUNet_{name}", str(discs.root / name))
+    if getattr(request, "param", None) == "no test set":
+        monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
     for name, value in {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1", "OMP_WAIT_POLICY": "PASSIVE"}.items():
         monkeypatch.setenv(name, value)
     trainer = "nnUNetTrainer_XAttnRes_Paper"
@@ -87,8 +89,8 @@ def test_a_cell_is_trained_predicts_the_test_set_and_is_scored(one_cell):
     assert len(observe(one_cell)[0].record["commands"]) == 3
 
 
-def test_a_cell_runs_as_a_slurm_job_and_is_scored_on_the_validation_cases(cluster, one_cell, tmp_path, monkeypatch):
-    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))  # without a test set
+@pytest.mark.parametrize("one_cell", ["no test set"], indirect=True)
+def test_a_cell_runs_as_a_slurm_job_and_is_scored_on_the_validation_cases(cluster, one_cell):
     events = Events(1, 0)
     follow(one_cell, submit(one_cell, Resources(gpus=0, cpus=1, minutes=30, memory="3G"), events), events, 1)
     seen = check_complete(one_cell, "validation")
