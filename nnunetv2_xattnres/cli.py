@@ -12,6 +12,7 @@ from importlib import import_module
 
 from nnunetv2_xattnres import __version__
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.system import escape_what_the_console_lacks
 
 # command: (module below nnunetv2_xattnres, help)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -47,6 +48,7 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code (0 success, 2 unusable input, 130 interrupted)."""
+    escape_what_the_console_lacks()
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     command = next((argument for argument in arguments if argument in COMMANDS), None)
     args = build_parser(command).parse_args(arguments)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from time import sleep
 from typing import Any
 
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.outputs import written
-
-_RETRY_SECONDS = (0.05, 0.2, 0.5)  # Windows refuses to replace a file while somebody reads it
 
 
 def read_json(path: Path, advice: str = "repair it, or remove it to start anew") -> Any:
@@ -52,12 +49,5 @@ def write_json(path: Path, content: dict[str, Any] | list[Any]) -> None:
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror or error})") from error
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    for wait in (*_RETRY_SECONDS, None):
-        try:
-            with written(path) as partial:
-                partial.write_text(text, encoding="utf-8")
-            return
-        except InputError as error:
-            if wait is None or not isinstance(error.__cause__, PermissionError):
-                raise
-            sleep(wait)
+    with written(path) as partial:
+        partial.write_text(text, encoding="utf-8")

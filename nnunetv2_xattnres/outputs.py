@@ -4,8 +4,11 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from time import sleep
 
 from nnunetv2_xattnres.errors import InputError
+
+RETRY_SECONDS = (0.05, 0.2, 0.5, 1.0)
 
 
 def check_outputs(paths: Sequence[Path | None], *, overwrite: bool, advice: str = "") -> None:
@@ -40,8 +43,26 @@ def written(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         yield partial
-        partial.replace(path)
+        replace_file(partial, path)
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror or error}).") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def replace_file(source: Path, target: Path) -> None:
+    """Rename ``source`` to ``target``, which may exist.
+
+    Windows refuses that as long as somebody reads the target, such as a virus scanner, so it is tried for about two
+    seconds.
+
+    Raises:
+        OSError: the system refuses.
+    """
+    for seconds in RETRY_SECONDS:
+        try:
+            source.replace(target)
+            return
+        except PermissionError:
+            sleep(seconds)
+    source.replace(target)

@@ -1,7 +1,9 @@
-"""Operating-system helpers: the CPU cores this process may use, and temporary signal handlers."""
+"""Operating-system helpers: the CPU cores this process may use, the console, and temporary signal handlers."""
 
+import io
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -12,6 +14,16 @@ from nnunetv2_xattnres.errors import InputError
 def available_cores() -> int:
     """Cores that this process may use, which on a shared machine or a cluster are fewer than there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def escape_what_the_console_lacks() -> None:
+    """Let standard output print characters that its encoding lacks as escapes, such as ``\\u0394``.
+
+    Consoles of Windows know few letters (cp1252 and the like); a name with another one would end the command in a
+    traceback, after the work was done. Standard error does this already.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def check_device(device: str) -> None:

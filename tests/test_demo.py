@@ -128,6 +128,14 @@ def test_a_failing_command_shows_what_it_printed(tmp_path):
     assert "the reason" in (workspace.root / "log.txt").read_text()
 
 
+def test_a_failing_command_may_print_in_the_systems_encoding(tmp_path):
+    workspace = Workspace.create(tmp_path / "demo")
+    script = "import sys; sys.stdout.buffer.write(b'r\\xe9sultat\\n'); sys.stdout.flush(); sys.exit(3)"
+    with pytest.raises(InputError, match="failed") as raised:
+        workspace.run("python3", "-c", script)
+    assert "r\ufffdsultat" in raised.value.problems
+
+
 def test_commands_see_the_demos_folders_and_the_hook_only_where_asked(tmp_path, monkeypatch):
     monkeypatch.setenv("nnUNet_raw", "elsewhere")
     monkeypatch.setenv("nnUNet_extTrainer", "elsewhere")

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.evaluation.files import write_scores
 from nnunetv2_xattnres.json_files import read_json, read_object, write_json
 
 
@@ -23,8 +24,9 @@ def test_another_type_is_named(tmp_path):
         read_object(tmp_path / "a.json")
 
 
-def test_a_file_that_somebody_reads_is_replaced_a_moment_later(tmp_path, monkeypatch):
-    write_json(tmp_path / "a.json", {"a": 1})
+@pytest.mark.parametrize("write", [write_json, lambda path, content: write_scores(content, path)])
+def test_a_file_that_somebody_reads_is_replaced_a_moment_later(tmp_path, monkeypatch, write):
+    write(tmp_path / "a.json", {"a": 1})
     real, refused = Path.replace, []
 
     def busy(path, target):
@@ -34,7 +36,7 @@ def test_a_file_that_somebody_reads_is_replaced_a_moment_later(tmp_path, monkeyp
         return real(path, target)
 
     monkeypatch.setattr(Path, "replace", busy)
-    write_json(tmp_path / "a.json", {"a": 2})
+    write(tmp_path / "a.json", {"a": 2})
     assert read_object(tmp_path / "a.json") == {"a": 2} and len(refused) == 2
 
 

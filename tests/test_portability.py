@@ -5,9 +5,7 @@ from without_posix import WITHOUT, run
 
 
 def test_every_module_is_imported():
-    # libraries first, and complete: on those systems they have ways of their own
-    code = "import pkgutil, importlib, torch, matplotlib.pyplot, nnunetv2.training.nnUNetTrainer.nnUNetTrainer\n"
-    code += WITHOUT + "take_away()\n"
+    code = "import pkgutil, importlib\n" + WITHOUT + "take_away()\n"
     code += (
         "import nnunetv2_xattnres as package\n"
         "names = [m.name for m in pkgutil.walk_packages(package.__path__, package.__name__ + '.')]\n"

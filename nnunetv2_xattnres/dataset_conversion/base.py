@@ -22,7 +22,7 @@ from nnunetv2_xattnres.dataset_conversion.staging import (
 from nnunetv2_xattnres.dataset_conversion.summary import Checked, Summary, summarise
 from nnunetv2_xattnres.dataset_conversion.workers import map_cases
 from nnunetv2_xattnres.errors import InputError
-from nnunetv2_xattnres.system import available_cores, told_of
+from nnunetv2_xattnres.system import available_cores, escape_what_the_console_lacks, told_of
 
 
 @dataclass(frozen=True)
@@ -247,6 +247,7 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 def main(dataset: type[Dataset], arguments: Sequence[str] | None = None) -> int:
     """``python -m nnunetv2_xattnres.dataset_conversion.NAME``: the same as ``convert NAME``."""
+    escape_what_the_console_lacks()
     parser = argparse.ArgumentParser(prog=f"python -m nnunetv2_xattnres.dataset_conversion.{dataset.key}")
     add_common_arguments(parser, dataset)
     try:

@@ -118,17 +118,30 @@ class RawDataset:
         return {name: case["sequence"] for name, case in cases.items() if case.get("sequence") is not None}
 
     def cases(self, part: str) -> list[RawCase]:
-        """All cases of ``images{part}``, by name."""
+        """All cases of ``images{part}``, by name; see ``hidden_files`` for files that are none."""
         folder, labels = self.folder / f"images{part}", self.folder / f"labels{part}"
         files: dict[str, list[Path]] = {}
         for path in sorted(folder.glob(f"*{self.ending}")):
             match = re.fullmatch(rf"(.+)_\d{{4}}{re.escape(self.ending)}", path.name)
-            if match:
+            if match and not path.name.startswith("."):
                 files.setdefault(match.group(1), []).append(path)
         return [
             RawCase(name, part, tuple(images), label if (label := labels / f"{name}{self.ending}").is_file() else None)
             for name, images in sorted(files.items())
         ]
+
+    def hidden_files(self) -> list[str]:
+        """A line for each folder with hidden files of our ending, which nnU-Net takes for cases and cannot read."""
+        problems = []
+        for name in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
+            folder = self.folder / name
+            hidden = sorted(path.name for path in folder.glob(f".*{self.ending}"))
+            if hidden:
+                problems.append(
+                    f"{folder}: holds {len(hidden)} hidden files, such as {hidden[0]} (macOS leaves ._NAME beside NAME "
+                    "on foreign disks), which nnU-Net takes for cases: delete them"
+                )
+        return problems
 
     def splits(self) -> tuple[list[Fold], list[str]]:
         """The folds that nnU-Net will use, and what is wrong with the files that hold them."""

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from nnunetv2_xattnres.errors import InputError
 
@@ -96,7 +96,7 @@ def by_file(names: Sequence[str], train: Path, val: Path, test: Path | None) -> 
         if path is None:
             continue
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows may begin with a mark
         except (OSError, UnicodeDecodeError) as error:
             problems.append(f"{path}: cannot be read ({error})")
             continue
@@ -104,7 +104,7 @@ def by_file(names: Sequence[str], train: Path, val: Path, test: Path | None) -> 
         if not entries:
             problems.append(f"{path}: lists nothing")
         for entry in entries:
-            stem = Path(entry).name.rsplit(".", 1)[0]
+            stem = PureWindowsPath(entry).name.rsplit(".", 1)[0]  # knows both separators
             name = known.get(_without_zeros(stem))
             if name is None:
                 problems.append(f"{path}: {entry} is none of the frames")

@@ -70,7 +70,7 @@ def write_dataset(raw: Path, *, training: int, test: int, size: int, seed: int =
         "file_ending": ".png",
         "description": "drawn frames for `nnunetv2_xattnres demo`; nothing in them is real",
     }
-    (folder / "dataset.json").write_text(json.dumps(description, indent=2) + "\n")
+    (folder / "dataset.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     return folder
 
 

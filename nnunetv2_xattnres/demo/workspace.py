@@ -103,8 +103,12 @@ class Workspace:
             streams = {} if show else {"stdout": log, "stderr": subprocess.STDOUT}
             code = subprocess.run(words, env=environment, check=False, **streams).returncode
         if code != 0:
-            tail = [] if show else (self.root / LOG).read_text(encoding="utf-8").splitlines()[-LINES_SHOWN:]
-            raise InputError(f"{command[0]} failed (exit code {code}): what it printed is in {self.root / LOG}", tail)
+            # the command writes in the encoding of the system
+            text = "" if show else (self.root / LOG).read_text(encoding="utf-8", errors="replace")
+            raise InputError(
+                f"{command[0]} failed (exit code {code}): what it printed is in {self.root / LOG}",
+                text.splitlines()[-LINES_SHOWN:],
+            )
 
 
 def _is_demos(root: Path) -> bool:

@@ -90,5 +90,5 @@ def make_splits(preprocessed: Path, identifier: str) -> list[Fold]:
 
 def _cases(folder: Path) -> set[str]:
     """The names that nnU-Net's data set classes find (``.b2nd``; ``.npz`` of older versions)."""
-    names = {path.stem for path in folder.iterdir() if path.suffix in (".b2nd", ".npz")}
+    names = {path.stem for path in folder.iterdir() if path.suffix in (".b2nd", ".npz") and path.name[0] != "."}
     return {name for name in names if not name.endswith("_seg")}

@@ -143,7 +143,7 @@ def make_variants(
     Raises:
         InputError: something is missing, does not fit, does not build, or would be overwritten.
     """
-    if output_plans == base_plans:
+    if output_plans.casefold() == base_plans.casefold():  # one file on macOS and Windows
         raise InputError(f"the plans to write have the name of the plans to read, {base_plans}: give another with -o")
     base = read_plans(dataset, base_plans)
     existing = None if overwrite else read_existing(dataset, output_plans)

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from nnunetv2_xattnres.architectures.routing import VARIANTS, Routing
 from nnunetv2_xattnres.architectures.xattnres import XAttnRes
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.outputs import replace_file
 from nnunetv2_xattnres.trainers.folds import check_fold
 from nnunetv2_xattnres.trainers.seeding import (
     SEED_VARIABLE,
@@ -197,7 +198,7 @@ class PluginTrainer(nnUNetTrainer):
         checkpoint[OWN_NAME_KEY] = checkpoint["trainer_name"]
         checkpoint["trainer_name"] = nnUNetTrainer.__name__
         torch.save(checkpoint, partial)
-        os.replace(partial, filename)
+        replace_file(Path(partial), Path(filename))
 
     def _count(self, output: dict) -> dict:
         if self._progress is not None:

@@ -20,6 +20,7 @@ from torch import Tensor, autocast, nn
 from torch import distributed as dist
 
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.outputs import replace_file
 from nnunetv2_xattnres.trainers.augmentation import paper_transforms
 from nnunetv2_xattnres.trainers.base import PluginTrainer
 from nnunetv2_xattnres.trainers.emcad import nnUNetTrainer_EMCAD
@@ -265,7 +266,7 @@ class PaperRecipe(PluginTrainer):
             checkpoint.update(network_weights=kept["network_weights"], kept_epoch=kept["current_epoch"] - 1)
             partial = final.with_suffix(".partial")
             torch.save(checkpoint, partial)
-            os.replace(partial, final)
+            replace_file(partial, final)
             self.print_to_log_file(f"The model kept is that of epoch {checkpoint['kept_epoch']}")
 
 

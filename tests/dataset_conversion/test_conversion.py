@@ -38,6 +38,15 @@ def load(path):
 
 
 @each_set
+def test_hidden_files_of_macos_change_nothing(tmp_path, dataset, build, cases):
+    source = build(tmp_path / "source")
+    first = dataset().convert(source, raw=tmp_path / "a").folder
+    for path in list(source.rglob("*")):
+        path.with_name(f"._{path.name}").write_bytes(b"\x00\x05\x16\x07")
+    assert snapshot(dataset().convert(source, raw=tmp_path / "b").folder) == snapshot(first)
+
+
+@each_set
 def test_layout_is_nnunets(tmp_path, dataset, build, cases):
     folder = dataset().convert(build(tmp_path / "source"), raw=tmp_path / "raw").folder
     description = load(folder / "dataset.json")

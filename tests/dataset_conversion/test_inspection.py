@@ -42,6 +42,17 @@ def change_splits(folder, change):
     return splits
 
 
+def test_hidden_files_of_macos_are_named_and_no_cases(clinicdb, capsys):
+    for path in [*clinicdb.rglob("*.png"), *clinicdb.glob("*.json")]:
+        path.with_name(f"._{path.name}").write_bytes(b"\x00\x05\x16\x07")
+    assert main(["inspect", "501", "--cases", "0"]) == 1
+    output = capsys.readouterr().out
+    assert "imagesTr 18, imagesTs 2" in output
+    wrong = output.partition("wrong\n")[2].splitlines()
+    assert [line.split(": holds ")[1][:2] for line in wrong] == ["18", "18", "2 ", "2 "]
+    assert "._clinicdb_" in wrong[0] and wrong[0].endswith("delete them")
+
+
 def test_report_and_picture(clinicdb, capsys):
     assert main(["inspect", "501"]) == 0
     output = capsys.readouterr().out

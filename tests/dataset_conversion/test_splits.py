@@ -47,6 +47,13 @@ def test_by_file(tmp_path):
     assert split.notes == ["94 frames are in none of the lists and were left out"]
 
 
+def test_by_file_reads_lists_that_were_written_on_windows(tmp_path):
+    (tmp_path / "train.txt").write_bytes(b"\xef\xbb\xbf1\r\nimages\\2.png\r\n")
+    (tmp_path / "val.txt").write_bytes(b"\xef\xbb\xbfC:\\data\\clinicdb_003.png\r\n")
+    split = by_file(NAMES, tmp_path / "train.txt", tmp_path / "val.txt", None)
+    assert split.folds == [{"train": NAMES[:2], "val": [NAMES[2]]}]
+
+
 def test_by_file_lists_every_problem(tmp_path):
     (tmp_path / "train.txt").write_text("1\n1000\ncolondb_002\nseq3_2\n")
     (tmp_path / "val.txt").write_text("1\n")

@@ -143,6 +143,14 @@ def test_adds_to_its_own_plans_and_repeats_without_change(folder):
     assert (folder / "nnUNetXAttnResPlans.json").stat().st_mtime_ns == stamp
 
 
+@pytest.mark.parametrize("name", ["nnUNetPlans", "nnunetplans", "NNUNETPLANS"])
+def test_the_plans_that_are_read_are_kept_also_where_the_case_of_a_name_does_not_count(folder, name):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(InputError, match="give another with -o"):
+        write_plans(11, network="paper-unet", output_plans=name, overwrite=True)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_nothing_is_overwritten_silently(folder, capsys):
     write_plans(11, network="paper-unet", studies=["skip"])
     path = folder / "nnUNetXAttnResPlans.json"
