@@ -54,7 +54,7 @@ def test_each_process_is_seeded_for_itself_and_for_every_epoch(tmp_path, trainer
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2))
     for process in (first, second):
         assert process["whole"] == process["drawn"]  # continued or not
-    if trainer is TinyTraining:  # the paper's augmentation keeps the sum of a batch by which it is told here
+    if trainer is TinyTraining:  # the paper's recipe for one label draws whole images without augmentation
         drawn = [str(each) for process in (first, second) for each in process["whole"]]
         assert len(set(drawn)) == len(drawn) > 10  # none twice, in any epoch of any process
     assert all(torch.equal(*pair) for pair in zip(first["weights"], second["weights"], strict=True))
