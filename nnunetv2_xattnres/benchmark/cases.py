@@ -64,7 +64,10 @@ def unet_arguments(
 
 
 def build(case: str | Case, routing: str) -> nn.Module:
-    """The network of a case, or of the case of that name; ``routing`` is a variant's name. ``baseline`` of the U-Net is nnU-Net's own class."""
+    """The network of a case, or of the case of that name; ``routing`` is a variant's name.
+
+    ``baseline`` of the U-Net is nnU-Net's own class.
+    """
     from dynamic_network_architectures.architectures.unet import PlainConvUNet
 
     from nnunetv2_xattnres.architectures import EMCADNet, PaperUNet, XAttnResUNet

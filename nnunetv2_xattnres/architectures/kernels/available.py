@@ -9,7 +9,6 @@ from types import ModuleType
 
 from torch import Tensor
 
-
 # How often each module of kernels was asked for, and what ran instead of it: `bench --check` reads it.
 forms_used: Counter[tuple[str, str]] = Counter()
 

@@ -65,11 +65,14 @@ def check(report: Report, device: str, kernel: str | None, seconds: float) -> No
         seconds: Time after which no other comparison begins.
 
     Raises:
-        WrongResult: an output or a gradient is off by more than its bound, or not the same twice.
+        WrongResult: an output or a gradient is off by more than its bound, or not the same twice; or another form than
+            that of the device computed.
     """
-    report(machine=describe(device), no_triton=why_no_triton())
+    no_triton = why_no_triton()
+    report(machine=describe(device), no_triton=no_triton)
     start, compared, wrong = time.monotonic(), 0, []
     worst: dict[str, dict[str, object]] = {}
+    forms: dict[str, int] = {}
     forms_used.clear()
     total = sum(len(comparison.kinds) for comparison in COMPARISONS)
     for comparison in COMPARISONS:
@@ -89,7 +92,11 @@ def check(report: Report, device: str, kernel: str | None, seconds: float) -> No
             forms = {form: count for (module, form), count in forms_used.items() if module == "triton_kernels"}
             report(compared=compared, of=total, worst=worst, wrong=wrong, forms=forms)
     if wrong:
-        raise WrongResult(f"{len(wrong)} tensors are beyond their bound: {wrong[0]}")
+        raise WrongResult(f"{len(wrong)} tensors are beyond their bound, the first: {wrong[0]}")
+    if device == "cuda" and kernel is None and set(forms) - {"Triton"} and not no_triton:
+        raise WrongResult(f"Triton is installed, and yet its kernels did not compute all: {forms}")
+    if kernel in (None, "cuda") and sum(forms.values()) < 4 * compared and (device == "cuda" or kernel):
+        raise WrongResult(f"the form for CUDA did not compute all: {forms}")
 
 
 def compare(comparison: Comparison, dtype: str, layout: str, device: str) -> Iterator[tuple[str, float]]:

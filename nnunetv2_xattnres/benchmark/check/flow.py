@@ -95,7 +95,11 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def verdict(rows: Sequence[Row]) -> tuple[str, int]:
     """The last line, and the exit code: 1 where something is wrong, failed or did not end."""
-    failed = [f"{row.item.name} ({row.outcome.state})" for row in rows if row.outcome.state in FAILURES]
+    failed = [
+        f"{row.item.name} ({row.outcome.state})"
+        for row in rows
+        if row.outcome.state in FAILURES or (row.item.name == CORRECTNESS and row.outcome.state != DONE)
+    ]
     done = sum(row.outcome.state == DONE for row in rows)
     if failed:
         return f"FAILED: {', '.join(failed)}", 1

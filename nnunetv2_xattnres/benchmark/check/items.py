@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nnunetv2_xattnres.benchmark.cases import CASES, Case
+from nnunetv2_xattnres.ext_trainer import HOOK_FOLDER
 from nnunetv2_xattnres.system import available_cores
 
 PACKAGE = "nnunetv2_xattnres.benchmark.check"
@@ -99,8 +100,7 @@ def _timing(
 
 def _trainings(where: Mapping[str, Any], cuda: bool) -> Iterator[Item]:
     workers = min(available_cores(), 12) if cuda else 0
-    batch, iterations = (12, 25) if cuda else (2, 2)
-    size = {"frames": 40, "side": 128} if cuda else {"frames": 10, "side": 64}
+    size = {"frames": 40, "side": 128, "batch": 12} if cuda else {"frames": 10, "side": 64, "batch": 2}
     yield Item(
         PHANTOM,
         f"{PACKAGE}.training:prepare",
@@ -112,10 +112,10 @@ def _trainings(where: Mapping[str, Any], cuda: bool) -> Iterator[Item]:
         yield Item(
             trainer,
             f"{PACKAGE}.training:train",
-            {**where, "trainer": trainer, "batch": batch, "iterations": iterations},
+            {**where, "trainer": trainer, "iterations": 25 if cuda else 2},
             needs=30 if cuda else 10,
             limit=120,
             after=(CORRECTNESS, PHANTOM),
-            environment={"nnUNet_n_proc_DA": str(workers)},
+            environment={"nnUNet_n_proc_DA": str(workers), "nnUNet_extTrainer": str(HOOK_FOLDER)},
             folders=True,
         )

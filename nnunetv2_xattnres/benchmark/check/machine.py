@@ -20,7 +20,7 @@ def describe(device: str) -> str:
     else:
         where = platform.processor() or platform.machine()
     return (
-        f"{where}, {available_cores()} CPU cores, torch {torch.__version__}, Triton {_version('triton')}, "
+        f"{where}, {available_cores()} CPU cores; torch {torch.__version__}, Triton {_version('triton')}, "
         f"nnunetv2 {_version('nnunetv2')}, nnunetv2_xattnres {__version__}, Python {platform.python_version()}"
     )
 

@@ -28,14 +28,14 @@ class Training:
         case: The network and its input.
         routing: Name of the variant.
         device: ``cuda`` (float16 autocast) or ``cpu``.
-        compiled: Whether to compile it: on a CPU without Inductor, which needs a C++ compiler.
+        compiled: Whether to compile it: on a CPU it is only traced, as Inductor needs a C++ compiler there.
     """
 
     def __init__(self, case: Case, routing: str, device: str, compiled: bool) -> None:
         torch.manual_seed(0)
         self.cuda = device == "cuda"
         self.network = build(case, routing).to(device)
-        backend = "inductor" if self.cuda else "aot_eager"
+        backend = "inductor" if self.cuda else "eager"
         self.run = torch.compile(self.network, backend=backend) if compiled else self.network
         self.optimizer = torch.optim.SGD(
             self.network.parameters(), 1e-3, weight_decay=3e-5, momentum=0.99, nesterov=True
@@ -90,11 +90,12 @@ def measure(
     parts: Sequence[str],
     rounds: int,
 ) -> None:
-    """Measure one case (the values of a :class:`Case`) and report each figure by form (``base``, ``ours``) as soon as it is known.
+    """Measure one case, the values of a :class:`Case`; report each figure by form as soon as it is known.
 
-    ``parts`` names what is measured: ``step`` (with ``first`` and ``memory``), ``inference``, ``bandwidth``. Times are
-    medians of ``rounds`` in which the forms take turns, in seconds, by the clock of who waits for them. ``forms``
-    counts which form the readers of one step, or forward pass, took. Bandwidths are in bytes per second.
+    ``parts`` names what is measured: ``step`` (with ``first`` and ``memory``), ``inference``, ``bandwidth``. The forms
+    are ``base`` and ``ours``. Times are medians of ``rounds`` in which they take turns, in seconds, by the clock of who
+    waits for them. ``forms`` counts what computed the readers of ours in one step, or forward pass. Bandwidths are in
+    bytes per second.
 
     Raises:
         WrongResult: a loss is not a finite number.
