@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 
-from nnunetv2_xattnres.benchmark.check.flow import run_items, verdict
+from nnunetv2_xattnres.benchmark.check.flow import Row, run_items, verdict
 from nnunetv2_xattnres.benchmark.check.items import NETWORKS, items_for
 from nnunetv2_xattnres.benchmark.check.table import tables
 from nnunetv2_xattnres.errors import InputError
@@ -33,17 +34,25 @@ def run(args: argparse.Namespace) -> int:
         kernel = kernel or "cuda"
         print("A rehearsal on the CPU: tiny networks, and times that say nothing. On a GPU: --device cuda")
     print(f"At most {minutes:g} minutes; every line is a process of its own", flush=True)
-    rows = run_items(items_for(args.device, kernel, networks), minutes * 60)
+    rows: list[Row] = []
+    try:
+        for row in run_items(items_for(args.device, kernel, networks), minutes * 60):
+            rows.append(row)
+    except KeyboardInterrupt:  # what was found is worth minutes
+        print("\ninterrupted")
+        _tell(rows, "Interrupted: what is not here was not done.", 130, args)
+        raise
     text, code = verdict(rows)
+    _tell(rows, text, code, args)
+    return code
+
+
+def _tell(rows: Sequence[Row], text: str, code: int, args: argparse.Namespace) -> None:
+    """Print the tables, and write the JSON file."""
     print(f"{tables(rows)}\n\n{text}")
     if args.json:
-        content = {
-            "machine": rows[0].outcome.figures.get("machine"),
-            "verdict": text,
-            "exit_code": code,
-            "rows": [row.as_dict() for row in rows],
-        }
+        machine = rows[0].outcome.figures.get("machine") if rows else None
+        content = {"machine": machine, "verdict": text, "exit_code": code, "rows": [row.as_dict() for row in rows]}
         with written(args.json) as partial:
             partial.write_text(json.dumps(content, indent=2), encoding="utf-8")
         print(f"written: {args.json}")
-    return code

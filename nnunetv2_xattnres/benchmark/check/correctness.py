@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunetv2_xattnres.architectures import XAttnRes, use_kernel
-from nnunetv2_xattnres.architectures.kernels.available import forms_used
+from nnunetv2_xattnres.architectures.kernels.available import forms_used, reader_forms
 from nnunetv2_xattnres.benchmark.check.machine import describe, why_no_triton
 from nnunetv2_xattnres.benchmark.check.process import Report, WrongResult
 from nnunetv2_xattnres.benchmark.literal import make_literal
@@ -89,7 +89,7 @@ def check(report: Report, device: str, kernel: str | None, seconds: float) -> No
                 worst[dtype] = {"error": errors[tensor], "bound": BOUNDS[dtype], "where": where}
             wrong += [f"{text}: {name} is off by {error:.1e}" for name, error in errors.items()
                       if not error <= BOUNDS[dtype]]  # fmt: skip
-            forms = {form: count for (module, form), count in forms_used.items() if module == "triton_kernels"}
+            forms = reader_forms()
             report(compared=compared, of=total, worst=worst, wrong=wrong, forms=forms)
     if wrong:
         raise WrongResult(f"{len(wrong)} tensors are beyond their bound, the first: {wrong[0]}")

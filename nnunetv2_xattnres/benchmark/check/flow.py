@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -30,12 +30,13 @@ class Row:
         return {"name": self.item.name, "arguments": dict(self.item.arguments), **asdict(self.outcome)}
 
 
-def run_items(items: Sequence[Item], budget: float) -> list[Row]:
+def run_items(items: Sequence[Item], budget: float) -> Iterator[Row]:
     """Run ``items`` within ``budget`` seconds and print a line for each; nothing is left on the disk.
 
     An item that is not begun is a row as well, which says why: the time is up, or what it needs did not go well.
     """
-    start, rows = time.monotonic(), []
+    start = time.monotonic()
+    states: dict[str, str] = {}
     with (
         tempfile.TemporaryDirectory(prefix="xattnres-check-", ignore_cleanup_errors=True) as name,
         told_of(("SIGTERM", "SIGHUP"), _interrupt),
@@ -43,15 +44,14 @@ def run_items(items: Sequence[Item], budget: float) -> list[Row]:
         for number, item in enumerate(items):
             spent = time.monotonic() - start
             print(f"[{spent:3.0f} s] {item.name} … ", end="", flush=True)
-            outcome = _stopped(item, rows, budget - spent) or _run(item, Path(name), number, budget - spent)
-            rows.append(Row(item, outcome))
+            outcome = _stopped(item, states, budget - spent) or _run(item, Path(name), number, budget - spent)
+            states[item.name] = outcome.state
             print(_line(outcome), flush=True)
-    return rows
+            yield Row(item, outcome)
 
 
-def _stopped(item: Item, rows: Sequence[Row], left: float) -> Outcome | None:
+def _stopped(item: Item, states: Mapping[str, str], left: float) -> Outcome | None:
     """Why an item is not begun; ``None`` where it can be."""
-    states = {row.item.name: row.outcome.state for row in rows}
     for name in item.after:
         if states.get(name, DONE) != DONE:
             why = "nothing is timed whose results are not known to be right" if name == CORRECTNESS else "it needs that"

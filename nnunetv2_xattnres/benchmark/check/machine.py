@@ -15,8 +15,9 @@ def describe(device: str) -> str:
     """The card or the processor, and the versions of what computes."""
     if device == "cuda":
         major, minor = torch.cuda.get_device_capability()
-        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
-        where = f"{torch.cuda.get_device_name()} (sm_{major}{minor}, {memory:.0f} GiB), CUDA {torch.version.cuda}"
+        free, total = (memory / 2**30 for memory in torch.cuda.mem_get_info())
+        card = f"{torch.cuda.get_device_name()} (sm_{major}{minor}, {free:.0f} of {total:.0f} GiB free)"
+        where = f"{card}, CUDA {torch.version.cuda}"
     else:
         where = platform.processor() or platform.machine()
     return (

@@ -125,6 +125,8 @@ def _trainings(rows: Sequence[Row]) -> Iterator[str]:
             ratio = f"{epochs[1] / base[1]:.2f}x" if base and name != TRAINERS[0] else ""
             line += f"{epochs[0]:>8.1f} s{epochs[1]:>10.1f} s{ratio:>8}{losses:>20}"
         yield line.rstrip()
+        if row.outcome.figures.get("forms"):
+            yield f"        readers computed by {_forms(row.outcome.figures)}"
         yield from _state(row)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nnunetv2_xattnres.architectures import use_kernel
-from nnunetv2_xattnres.architectures.kernels.available import forms_used
+from nnunetv2_xattnres.architectures.kernels.available import forms_used, reader_forms
 from nnunetv2_xattnres.benchmark.bandwidth import bandwidth
 from nnunetv2_xattnres.benchmark.cases import Case, build
 from nnunetv2_xattnres.benchmark.check.process import Report, WrongResult
@@ -159,4 +159,4 @@ def _in_turns(calls: dict[str, partial], cuda: bool, rounds: int) -> dict[str, f
 def _forms_of(call: partial) -> dict[str, int]:
     forms_used.clear()
     call()
-    return {form: count for (module, form), count in forms_used.items() if module == "triton_kernels"}
+    return reader_forms()

@@ -34,7 +34,7 @@ def prepare(report: Report, frames: int, side: int, batch: int, processes: int) 
 
 
 def train(report: Report, trainer: str, device: str, kernel: str | None, iterations: int) -> None:
-    """Train two epochs of ``iterations`` and report ``epochs`` (seconds), ``losses`` and ``validation`` losses.
+    """Train two epochs of ``iterations`` and report ``epochs`` (seconds), ``losses`` ``validation`` losses and ``forms``.
 
     Args:
         report: Takes the figures.
@@ -50,6 +50,7 @@ def train(report: Report, trainer: str, device: str, kernel: str | None, iterati
     from nnunetv2.run.run_training import get_trainer_from_args
 
     from nnunetv2_xattnres.architectures import use_kernel
+    from nnunetv2_xattnres.architectures.kernels.available import reader_forms
     from nnunetv2_xattnres.demo.phantom import DATASET
 
     with use_kernel(kernel):
@@ -64,6 +65,6 @@ def train(report: Report, trainer: str, device: str, kernel: str | None, iterati
         for name in ("epoch_start_timestamps", "epoch_end_timestamps", "train_losses", "val_losses")
     )
     epochs = [end - start for start, end in zip(starts, ends, strict=True)]
-    report(epochs=epochs, losses=losses, validation=validation)
+    report(epochs=epochs, losses=losses, validation=validation, forms=reader_forms())
     if not all(map(math.isfinite, [*losses, *validation])):
         raise WrongResult(f"a loss is not a finite number: {losses}, in validation {validation}")

@@ -10,7 +10,7 @@ from nnunetv2_xattnres.benchmark.check.process import WrongResult
 
 def good(report, value=1):
     report(value=value)
-    report(nan=float("nan"), folder=os.environ.get("nnUNet_raw"))
+    report(nan=float("nan"), folder=os.environ.get("nnUNet_raw"))  # noqa: SIM112
 
 
 def fails(report):

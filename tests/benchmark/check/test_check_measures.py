@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from nnunetv2_xattnres.architectures.kernels.available import forms_used
 from nnunetv2_xattnres.architectures.xattnres import Kernel, mix_plain, register_kernel
 from nnunetv2_xattnres.benchmark.check import correctness, machine, timings
 from nnunetv2_xattnres.benchmark.check.items import TINY
@@ -66,7 +65,6 @@ def test_an_eager_case_is_measured():
     assert set(report["bandwidth"]) == {"as it lies", "channels_last"}
     # 5 stages, of which the first reads nothing: forward and backward
     assert sum(report["forms"].values()) == 2 * 4 and "memory" not in report
-    assert not any(module == "triton_kernels" for module, _ in forms_used) or report["forms"]
 
 
 def test_compiled_inference_is_measured_by_itself():
@@ -95,11 +93,8 @@ def test_memory_is_what_a_network_needs_by_itself(monkeypatch):
 
 
 def test_the_machine_is_described(monkeypatch):
-    class Properties:
-        total_memory = 80 * 2**30
-
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A card")
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: Properties)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (79 * 2**30, 80 * 2**30))
     text = machine.describe("cuda")
-    assert text.startswith("A card (sm_90, 80 GiB), CUDA ") and f"torch {torch.__version__}, Triton " in text
+    assert text.startswith("A card (sm_90, 79 of 80 GiB free), CUDA ") and f"torch {torch.__version__}, Triton " in text
