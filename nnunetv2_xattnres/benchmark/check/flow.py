@@ -54,8 +54,8 @@ def _stopped(item: Item, states: Mapping[str, str], left: float) -> Outcome | No
     """Why an item is not begun; ``None`` where it can be."""
     for name in item.after:
         if states.get(name, DONE) != DONE:
-            why = "nothing is timed whose results are not known to be right" if name == CORRECTNESS else "it needs that"
-            return Outcome(NOT_MEASURED, f"{name}: {states[name]}; {why}")
+            why = "; only what is known to be right is timed" if name == CORRECTNESS else ""
+            return Outcome(NOT_MEASURED, f"{name} is: {states[name]}{why}")
     if left < max(item.needs, 1):
         return Outcome(
             NOT_MEASURED, f"time is up ({max(left, 0):.0f} s left, {item.needs:.0f} s needed): give more --minutes"

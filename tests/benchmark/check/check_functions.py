@@ -50,5 +50,5 @@ def broken_kernel(report):
     from nnunetv2_xattnres.benchmark.check import correctness
 
     register_kernel("cuda", Kernel(mix=lambda *arguments: mix_plain(*arguments) * 1.001))
-    correctness.COMPARISONS = correctness.COMPARISONS[2:3]
+    correctness.COMPARISONS = correctness.COMPARISONS[:1]
     correctness.check(report, "cpu", "cuda", 60)

@@ -47,7 +47,7 @@ def test_nothing_is_timed_that_is_wrong(functions):
     rows = run_items([item(CORRECTNESS, "broken_kernel"), Item("a", "check_functions:good"), item("b")], 60)
     assert states(rows) == {CORRECTNESS: "wrong", "a": "not measured", "b": "done"}
     assert "the first: float32, contiguous, 2D, pixels of zero: output is off by 1.0e-03" in rows[0].outcome.message
-    assert "correctness: wrong; nothing is timed" in rows[1].outcome.message
+    assert "correctness is: wrong; only what is known to be right is timed" in rows[1].outcome.message
     assert verdict(rows)[1] == 1
 
 

@@ -80,9 +80,9 @@ def test_trainings_stand_beside_each_other():
     assert lines[-3] == "batches of 12x3x128x128; the first epoch compiles"
     assert lines[-2].split() == ["nnUNetTrainer", "31.0", "s", "4.0", "s", "0.500", "to", "0.250"]
     assert lines[-1].split() == ["nnUNetTrainer_XAttnRes", "43.0", "s", "4.6", "s", "1.15x", "0.600", "to", "0.300"]
-    failed = Outcome("not measured", "phantom: failed; it needs that")
+    failed = Outcome("not measured", "phantom is: failed")
     text = tables(rows(phantom=Outcome("failed", "OSError: disk"), nnUNetTrainer=failed))
-    assert "    failed: OSError: disk" in text and text.endswith("    not measured: phantom: failed; it needs that")
+    assert "    failed: OSError: disk" in text and text.endswith("    not measured: phantom is: failed")
 
 
 def test_a_processor_has_no_bounds():
