@@ -68,6 +68,7 @@ def check(report: Report, device: str, kernel: str | None, seconds: float) -> No
         WrongResult: an output or a gradient is off by more than its bound, or not the same twice; or another form than
             that of the device computed.
     """
+    torch.set_float32_matmul_precision("highest")  # some containers switch TF32 on, which is not float32
     no_triton = why_no_triton()
     report(machine=describe(device), no_triton=no_triton)
     start, compared, wrong = time.monotonic(), 0, []

@@ -106,6 +106,7 @@ def _trainings(where: Mapping[str, Any], cuda: bool) -> Iterator[Item]:
         f"{PACKAGE}.training:prepare",
         {**size, "processes": 2 if cuda else 1},
         needs=75 if cuda else 30,  # with the trainings after it
+        limit=120,
         folders=True,
     )
     for trainer in TRAINERS:

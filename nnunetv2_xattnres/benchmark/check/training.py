@@ -34,7 +34,7 @@ def prepare(report: Report, frames: int, side: int, batch: int, processes: int) 
 
 
 def train(report: Report, trainer: str, device: str, kernel: str | None, iterations: int) -> None:
-    """Train two epochs of ``iterations`` and report ``epochs`` (seconds), ``losses``, ``validation`` (losses), ``forms``.
+    """Train two epochs of ``iterations`` and report the seconds of each, losses and forms.
 
     Args:
         report: Takes the figures.
