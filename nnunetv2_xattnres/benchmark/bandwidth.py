@@ -10,11 +10,19 @@ from torch import Tensor, nn
 
 from nnunetv2_xattnres.architectures import XAttnRes
 from nnunetv2_xattnres.architectures.xattnres import kernel_for
-from nnunetv2_xattnres.benchmark.timing import seconds
+from nnunetv2_xattnres.benchmark.timing import gpu_seconds, seconds
 
 
-def bandwidth(network: nn.Module, shape: Sequence[int], device: str, repeats: int) -> dict[str, float]:
+def bandwidth(
+    network: nn.Module,
+    shape: Sequence[int],
+    device: str,
+    repeats: int,
+    memory_format: torch.memory_format = torch.preserve_format,
+) -> dict[str, float]:
     """Of the reader that moves most: ``forward`` and, of a copy of its output, ``copy``, in bytes a second.
+
+    On a GPU in float16, as in training; ``memory_format`` lays its features out otherwise than the network does.
 
     A forward pass must read n aligned entries and write one, (n + 1) P with P bytes in one; a copy moves 2 P. A reader
     that does not store smaller entries at full size moves less than that.
@@ -28,10 +36,13 @@ def bandwidth(network: nn.Module, shape: Sequence[int], device: str, repeats: in
 
     hooks = [reader.register_forward_pre_hook(keep_largest) for reader in readers]
     with torch.inference_mode():
-        network.eval()(torch.rand(tuple(shape), device=device))
+        with torch.autocast("cuda", dtype=torch.float16, enabled=torch.device(device).type == "cuda"):
+            network.eval()(torch.rand(tuple(shape), device=device))
         for hook in hooks:
             hook.remove()
-        module, features, weights = calls[0]
+        module, features, weights = calls.pop()
+        features = [feature.contiguous(memory_format=memory_format) if memory_format != torch.preserve_format
+                    else feature for feature in features]  # fmt: skip
         x = features[-1]
         query, target = module.scaled_query(x), torch.empty_like(x)
         mix = kernel_for(x).mix
@@ -46,5 +57,5 @@ def _floor(module: XAttnRes, x: Tensor) -> int:
 
 
 def _median(function: Callable[[], Tensor], x: Tensor, repeats: int) -> float:
-    times = [seconds(function, x.is_cuda) for _ in range(repeats + 1)]
+    times = [gpu_seconds(function) if x.is_cuda else seconds(function, False) for _ in range(repeats + 1)]
     return median(times[1:])  # the first one warms up

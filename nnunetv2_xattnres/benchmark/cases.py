@@ -15,16 +15,22 @@ class Case(NamedTuple):
     network: str
     shape: tuple[int, ...]
     text: str
+    stages: int = 6  # of a U-Net
+    first_step: tuple[int, ...] | None = None  # of a U-Net: its first strides that are not 1
+    encoder: str = "pvt_v2_b0"  # of EMCAD
+    width: int = 32  # channels of a U-Net's first stage
 
 
 CASES: dict[str, Case] = {
     "unet-2d": Case("unet", (2, 3, 256, 256), "nnU-Net 2D, 6 stages from 32 channels"),
     "paper-unet": Case("paper-unet", (4, 3, 256, 256), "the paper's U-Net"),
-    "unet-3d": Case("unet", (1, 1, 64, 64, 64), "nnU-Net 3D, 4 stages, anisotropic first step"),
+    "unet-3d": Case("unet", (1, 1, 64, 64, 64), "nnU-Net 3D, 4 stages, anisotropic first step", 4, (1, 2, 2)),
     "emcad-b0": Case("emcad", (2, 3, 256, 256), "EMCAD, PVTv2-B0"),
-    "clinicdb-2d": Case("unet", (25, 3, 320, 384), "nnU-Net's default ClinicDB plan, 7 stages"),
+    "clinicdb-2d": Case("unet", (25, 3, 320, 384), "nnU-Net's default ClinicDB plan, 7 stages", 7),
+    "volume-3d": Case("unet", (2, 1, 128, 128, 128), "nnU-Net 3D, 6 stages from 32 channels"),
+    "emcad-b2": Case("emcad", (16, 3, 352, 352), "EMCAD, PVTv2-B2", encoder="pvt_v2_b2"),
 }
-# the last one needs a GPU's memory: it is measured where it is asked for by name
+# the last three need a GPU's memory: on a CPU they are measured where they are asked for by name
 CASE_NAMES = tuple(CASES)
 CPU_CASES = ("unet-2d", "paper-unet", "unet-3d", "emcad-b0")
 
@@ -57,23 +63,24 @@ def unet_arguments(
     }
 
 
-def build(name: str, routing: str) -> nn.Module:
-    """The network of a case; ``routing`` is a variant's name. ``baseline`` of the U-Net is nnU-Net's own class."""
+def build(case: str | Case, routing: str) -> nn.Module:
+    """The network of a case, or of the case of that name; ``routing`` is a variant's name.
+
+    ``baseline`` of the U-Net is nnU-Net's own class.
+    """
     from dynamic_network_architectures.architectures.unet import PlainConvUNet
 
     from nnunetv2_xattnres.architectures import EMCADNet, PaperUNet, XAttnResUNet
     from nnunetv2_xattnres.architectures.routing import VARIANTS
 
     values = VARIANTS[routing]
-    case = CASES[name]
+    case = CASES[case] if isinstance(case, str) else case
     if case.network == "paper-unet":
         return PaperUNet(3, 1, routing=values)
     if case.network == "emcad":
-        return EMCADNet(3, 1, encoder="pvt_v2_b0", routing=values, deep_supervision=True)
-    stages = {"unet-2d": 6, "unet-3d": 4, "clinicdb-2d": 7}[name]
+        return EMCADNet(3, 1, encoder=case.encoder, routing=values, deep_supervision=True)
     dims = len(case.shape) - 2
-    first_step = (1, 2, 2) if dims == 3 else None
-    arguments = unet_arguments(dims, stages, first_step=first_step, inputs=case.shape[1])
+    arguments = unet_arguments(dims, case.stages, case.width, first_step=case.first_step, inputs=case.shape[1])
     if routing == "baseline":
         return PlainConvUNet(**arguments)
     return XAttnResUNet(**arguments, routing=values)

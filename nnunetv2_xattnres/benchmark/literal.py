@@ -29,7 +29,8 @@ class LiteralXAttnRes(XAttnRes):
                 mode = "bilinear" if x.ndim == 4 else "trilinear"
                 feature = F.interpolate(feature, size=size, mode=mode, align_corners=False)
             aligned.append(project(feature))
-        values = torch.stack([*aligned, x]).float()
+        values = torch.stack([*aligned, x])
+        values = values.to(torch.promote_types(values.dtype, torch.float32))  # float64 stays: the check's reference
         keys = values * torch.rsqrt(values.square().mean(2, keepdim=True) + self.eps)
         logits = torch.einsum("nbc...,c->nb...", keys, self.query * self.norm_weight)
         return torch.einsum("nb...,nbc...->bc...", logits.softmax(0), values).to(x.dtype)

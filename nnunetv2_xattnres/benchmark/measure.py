@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from nnunetv2_xattnres.architectures import use_kernel
 from nnunetv2_xattnres.benchmark.bandwidth import bandwidth
-from nnunetv2_xattnres.benchmark.cases import CASES, CPU_CASES, build
+from nnunetv2_xattnres.benchmark.cases import CASE_NAMES, CASES, CPU_CASES, build
 from nnunetv2_xattnres.benchmark.literal import make_literal
 from nnunetv2_xattnres.benchmark.timing import seconds
 from nnunetv2_xattnres.errors import InputError
@@ -26,7 +26,17 @@ ROUTINGS = {"base": "baseline", "ours": "both"}
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Check the device, force the kernel."""
+    """Check the options and the device, force the kernel.
+
+    Raises:
+        InputError: one of them cannot be used.
+    """
+    ignored = [name for name in ("scaling", "plot", "compile", "cpu_clock", "threads") if getattr(args, name)]
+    if args.check and ignored:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in ignored)
+        raise InputError(f"--check has an order of its own and does not go with {options}: leave one of them out")
+    if args.minutes is not None and not args.check:
+        raise InputError("--minutes is for --check: add that, or leave it out")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: PyTorch finds no CUDA device here. Measure with --device cpu.")
     for option in ("repeats", "threads"):
@@ -52,9 +62,7 @@ def describe_machine(args: argparse.Namespace) -> str:
 
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     """One row a case: ``case``, ``shape`` and for each form ``step``, ``inference`` (s) and ``memory`` (bytes)."""
-    names = args.case
-    if args.device == "cpu" and set(names) == set(CASES):
-        names = list(CPU_CASES)
+    names = args.case or (CPU_CASES if args.device == "cpu" else CASE_NAMES)
     rows = []
     for name in names:
         torch.manual_seed(0)

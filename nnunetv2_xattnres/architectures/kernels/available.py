@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import lru_cache
 from importlib import import_module
 from types import ModuleType
 
 from torch import Tensor
+
+# How often each module of kernels was asked for, and what ran instead of it: `bench --check` reads it.
+forms_used: Counter[tuple[str, str]] = Counter()
+
+
+def reader_forms() -> dict[str, int]:
+    """Forward and backward passes of readers in the form for CUDA so far, by what computed them."""
+    return {form: count for (module, form), count in forms_used.items() if module == "triton_kernels"}
 
 
 def triton_kernels(module: str, x: Tensor) -> ModuleType | None:
@@ -15,7 +24,12 @@ def triton_kernels(module: str, x: Tensor) -> ModuleType | None:
     They need Triton, and a GPU or Triton's interpreter (``TRITON_INTERPRET=1`` before the first call).
     """
     kernels = _imported(module)
-    return kernels if kernels is not None and (x.is_cuda or _imported("triton_kernels").INTERPRETED) else None
+    interpreted = kernels is not None and _imported("triton_kernels").INTERPRETED
+    if kernels is not None and not interpreted and not x.is_cuda:
+        kernels = None
+    form = "plain torch" if kernels is None else "Triton's interpreter" if interpreted else "Triton"
+    forms_used[module, form] += 1
+    return kernels
 
 
 @lru_cache(maxsize=2)

@@ -328,7 +328,9 @@ def _tuned(kernel: Any, block: int) -> Any:
     configs = [triton.Config(sizes_of(kernel, block, tile), num_warps=tile[2]) for tile in tiles]
     unique = list({str(config): config for config in configs}.values())
     more = {"cache_results": True} if "cache_results" in signature(triton.autotune).parameters else {}
-    return triton.autotune(unique, key=["C", "CHANNELS_LAST"], do_bench=_bench, **more)(kernel)
+    # Each tile fills as much of the partial sums as it has programs: what the tiles that were tried left must go.
+    partial = [name for name in kernel.arg_names if name == "partial_ptr"]
+    return triton.autotune(unique, key=["C", "CHANNELS_LAST"], do_bench=_bench, reset_to_zero=partial, **more)(kernel)
 
 
 def _bench(call: Any, quantiles: Sequence[float]) -> list[float]:

@@ -1,0 +1,122 @@
+"""What ``bench --check`` does, in the order of its worth: the time may not suffice for all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nnunetv2_xattnres.benchmark.cases import CASES, Case
+from nnunetv2_xattnres.ext_trainer import HOOK_FOLDER
+from nnunetv2_xattnres.system import available_cores
+
+PACKAGE = "nnunetv2_xattnres.benchmark.check"
+CORRECTNESS = "correctness"
+PHANTOM = "phantom"
+TRAINERS = ("nnUNetTrainer", "nnUNetTrainer_XAttnRes")
+NETWORKS = ("clinicdb-2d", "volume-3d", "emcad-b2")
+# Without a GPU, the same steps on networks that take no time.
+TINY = {
+    "clinicdb-2d": Case("unet", (2, 3, 32, 32), "a tiny 2D U-Net", 3, width=8),
+    "volume-3d": Case("unet", (1, 1, 16, 16, 16), "a tiny 3D U-Net", 3, width=4),
+    "emcad-b2": Case("emcad", (1, 3, 64, 64), "EMCAD, PVTv2-B0"),
+}
+
+
+@dataclass(frozen=True)
+class Item:
+    """One step of the check, in a process of its own.
+
+    Attributes:
+        name: Of its row.
+        function: ``module:name``; it is called with a ``Report`` and ``arguments``.
+        arguments: By name.
+        needs: Seconds that it takes: with less left, it is not begun.
+        limit: Seconds after which it counts as hanging.
+        after: Names of the items that must be done first, and right.
+        environment: Variables for its process.
+        folders: Whether it works in the nnU-Net folders that all such items share.
+    """
+
+    name: str
+    function: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    needs: float = 0
+    limit: float = 60
+    after: tuple[str, ...] = (CORRECTNESS,)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    folders: bool = False
+
+
+def items_for(device: str, kernel: str | None, networks: Sequence[str] = NETWORKS) -> list[Item]:
+    """All items for ``cuda``, or small ones of the same kind for ``cpu``.
+
+    The seconds are those of an H100 with 16 cores, with a margin. A first compiled step takes 30 to 40 s there.
+    """
+    cuda = device == "cuda"
+    where = {"device": device, "kernel": kernel}
+    correctness = Item(
+        CORRECTNESS,
+        f"{PACKAGE}.correctness:check",
+        {**where, "seconds": 75 if cuda else 20},
+        limit=150,
+        after=(),
+    )
+    eager = {name: _timing(name, where, needs=20, limit=90) for name in networks}
+    compiled = {name: _timing(name, where, needs=75, limit=180, compiled=True) for name in networks}
+    late = {name: _timing(name, where, needs=45, limit=120, compiled=True, parts=("inference",)) for name in networks}
+    first = [name for name in networks if name == NETWORKS[0]]
+    others = [name for name in networks if name not in first]
+    return [
+        correctness,
+        *(turn[name] for name in first for turn in (compiled, eager)),
+        *_trainings(where, cuda),
+        *(turn[name] for name in others for turn in (eager, compiled)),
+        *(late[name] for name in networks),
+    ]
+
+
+def _timing(
+    name: str, where: Mapping[str, Any], *, needs: float, limit: float, compiled: bool = False,
+    parts: Sequence[str] = (),
+) -> Item:  # fmt: skip
+    cuda = where["device"] == "cuda"
+    parts = parts or (("step",) if compiled else ("step", "inference", "bandwidth"))
+    text = "compiled" if compiled else "eager"
+    return Item(
+        f"{name} {text}{' inference' if parts == ('inference',) else ''}",
+        f"{PACKAGE}.timings:measure",
+        {
+            **where,
+            "case": tuple(CASES[name] if cuda else TINY[name]),
+            "compiled": compiled,
+            "parts": parts,
+            "rounds": 10 if cuda else 2,
+        },
+        needs=needs if cuda else 10,
+        limit=limit,
+    )
+
+
+def _trainings(where: Mapping[str, Any], cuda: bool) -> Iterator[Item]:
+    workers = min(available_cores(), 12) if cuda else 0
+    size = {"frames": 40, "side": 128, "batch": 12} if cuda else {"frames": 10, "side": 64, "batch": 2}
+    yield Item(
+        PHANTOM,
+        f"{PACKAGE}.training:prepare",
+        {**size, "processes": 2 if cuda else 1},
+        needs=75 if cuda else 30,  # with the trainings after it
+        limit=120,
+        folders=True,
+    )
+    for trainer in TRAINERS:
+        yield Item(
+            trainer,
+            f"{PACKAGE}.training:train",
+            {**where, "trainer": trainer, "iterations": 25 if cuda else 2},
+            needs=30 if cuda else 10,
+            limit=120,
+            after=(CORRECTNESS, PHANTOM),
+            environment={"nnUNet_n_proc_DA": str(workers), "nnUNet_extTrainer": str(HOOK_FOLDER)},
+            folders=True,
+        )

@@ -1,0 +1,70 @@
+"""A short training by nnU-Net's own classes on drawn frames, in the folders that nnU-Net's variables name."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from nnunetv2_xattnres.benchmark.check.process import Report, WrongResult
+
+EPOCHS = 2  # the first one compiles, the second one is the one to look at
+
+
+def prepare(report: Report, frames: int, side: int, batch: int, processes: int) -> None:
+    """Draw ``frames`` of ``side`` pixels, let nnU-Net plan and preprocess them, and set the batch in its plans."""
+    from nnunetv2.experiment_planning.plan_and_preprocess_api import (
+        extract_fingerprints,
+        plan_experiments,
+        preprocess,
+    )
+    from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
+
+    from nnunetv2_xattnres.demo.phantom import DATASET, write_dataset
+
+    write_dataset(Path(nnUNet_raw), training=frames, test=0, size=side)
+    extract_fingerprints([1], num_processes=processes, show_progress_bar=False)
+    plan_experiments([1])
+    preprocess([1], configurations=["2d"], num_processes=[processes], show_progress_bar=False)
+    file = Path(nnUNet_preprocessed) / DATASET / "nnUNetPlans.json"
+    plans = json.loads(file.read_text(encoding="utf-8"))
+    plans["configurations"]["2d"]["batch_size"] = batch  # nnU-Net takes 5 % of the few frames
+    file.write_text(json.dumps(plans), encoding="utf-8")
+    report(shape=[batch, 3, *plans["configurations"]["2d"]["patch_size"]])
+
+
+def train(report: Report, trainer: str, device: str, kernel: str | None, iterations: int) -> None:
+    """Train two epochs of ``iterations`` and report the seconds of each, losses and forms.
+
+    Args:
+        report: Takes the figures.
+        trainer: As for ``nnUNetv2_train -tr``.
+        device: ``cuda`` or ``cpu``.
+        kernel: The form to force; ``None`` for the device's own.
+        iterations: Per epoch; a fifth as many validate.
+
+    Raises:
+        WrongResult: a loss is not a finite number.
+    """
+    import torch
+    from nnunetv2.run.run_training import get_trainer_from_args
+
+    from nnunetv2_xattnres.architectures import use_kernel
+    from nnunetv2_xattnres.architectures.kernels.available import reader_forms
+    from nnunetv2_xattnres.demo.phantom import DATASET
+
+    with use_kernel(kernel):
+        training = get_trainer_from_args(DATASET, "2d", 0, trainer, device=torch.device(device))
+        training.num_epochs = EPOCHS
+        training.num_iterations_per_epoch = iterations
+        training.num_val_iterations_per_epoch = max(1, iterations // 5)
+        torch.backends.cudnn.benchmark = device == "cuda"  # as nnU-Net's command
+        training.run_training()
+    starts, ends, losses, validation = (
+        [float(value) for value in training.logger.get_value(name, step=None)]
+        for name in ("epoch_start_timestamps", "epoch_end_timestamps", "train_losses", "val_losses")
+    )
+    epochs = [end - start for start, end in zip(starts, ends, strict=True)]
+    report(epochs=epochs, losses=losses, validation=validation, forms=reader_forms())
+    if not all(map(math.isfinite, [*losses, *validation])):
+        raise WrongResult(f"a loss is not a finite number: {losses}, in validation {validation}")
