@@ -19,7 +19,7 @@ INTRODUCTION = """# Registers and loads of the GPU kernels
 
 What Triton {version} and its ptxas make of each kernel, without a GPU. `{command}` writes this page, and a test compares the spills and the widths of the loads with what is compiled. Registers depend on the version of Triton: they are only shown.
 
-The number of entries is no row of the table. Entries are a loop within each kernel and their number is an ordinary argument, so that one compiled kernel mixes 2 to 16 entries and more. A range goes over the tiles that are tuned on the user's card. `bytes` is the width of the loads of entries, of which the widest is 16.
+The number of entries is no row of the table. Entries are a loop within each kernel and their number is an ordinary argument, so that one compiled kernel mixes 2 to 16 entries and more. A range goes over the tiles that are tuned on the user's card. `bytes` is the width of the loads that read most. 16 is the widest that there is. The kernel `narrow` reads the output's gradient, and stores gradients of entries in channels_last: where the output is contiguous, it reads two half-precision numbers at once.
 
 | kernel | card | dtype | layout | channels | registers | bytes spilled | bytes |
 | --- | --- | --- | --- | --- | --- | --- | --- |
@@ -70,15 +70,15 @@ def compiled(name: str, channels: int, dtype: str, channels_last: bool, tile: tu
     )
 
 
-def tiles_of(name: str):
+def tiles_of(name: str, channels_last: bool):
     from nnunetv2_xattnres.architectures.kernels import triton_kernels as ours
 
-    return ours.NARROW_TILES if name == "narrow" else ours.TILES
+    return ours.tiles_for(getattr(ours, f"_{name}_kernel"), channels_last)
 
 
 def row(name: str, card: int, dtype: str, channels_last: bool, channels: int) -> list[str]:
     """A row of the table."""
-    results = [compiled(name, channels, dtype, channels_last, tile, card) for tile in tiles_of(name)]
+    results = [compiled(name, channels, dtype, channels_last, tile, card) for tile in tiles_of(name, channels_last)]
     registers, spilled, _ = zip(*results, strict=True)
     layout = "channels_last" if channels_last else "contiguous"
     # statistics, addresses and the query are loaded as well: what is loaded most, in bytes, are the entries

@@ -19,7 +19,7 @@ REGISTERS = 5  # the column that depends on the version of Triton
 def test_nothing_spills_and_loads_are_wide(name, card):
     """Entries are a loop inside the kernels, so that their number, from 2 to 16 and beyond, changes nothing."""
     for dtype, channels_last, channels in CASES:
-        for tile in tiles_of(name):
+        for tile in tiles_of(name, channels_last):
             _, spilled, widths = compiled(name, channels, dtype, channels_last, tile, card)
             assert spilled == 0, (channels, dtype, channels_last, tile)
             assert 16 in widths and 2 not in widths, (channels, dtype, channels_last, tile, widths)
