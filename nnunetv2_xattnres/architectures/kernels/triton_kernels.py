@@ -302,6 +302,15 @@ TILES = ((2048, 1, 4), (1024, 1, 4))
 NARROW_TILES = ((2048, 1, 2), (4096, 1, 4))
 
 
+def tiles_for(kernel: Any, channels_last: bool) -> tuple[tuple[int, int, int], ...]:
+    """The tiles to choose from."""
+    if kernel is _narrow_kernel:
+        return NARROW_TILES
+    if kernel is _gradient_kernel and not channels_last:
+        return TILES[:1]  # the second one spills on sm_89
+    return TILES
+
+
 def block_of(channels: int) -> int:
     """Channels of a tile: the next power of two."""
     return triton.next_power_of_2(channels)
@@ -322,9 +331,9 @@ def sizes_of(kernel: Any, block: int, tile: tuple[int, int, int]) -> dict[str, i
 
 
 @lru_cache(maxsize=64)
-def _tuned(kernel: Any, block: int) -> Any:
+def _tuned(kernel: Any, block: int, channels_last: bool) -> Any:
     """The kernel, to be tuned once per card, width and dtype; newer Tritons keep the result on disk."""
-    tiles = NARROW_TILES if kernel is _narrow_kernel else TILES
+    tiles = tiles_for(kernel, channels_last)
     configs = [triton.Config(sizes_of(kernel, block, tile), num_warps=tile[2]) for tile in tiles]
     unique = list({str(config): config for config in configs}.values())
     more = {"cache_results": True} if "cache_results" in signature(triton.autotune).parameters else {}
@@ -341,12 +350,13 @@ def _launch(kernel: Any, grid: Any, *arguments: Any, like: Tensor) -> None:
     """Run a kernel with the best tile; with the default one where nothing can be timed."""
     channels = like.shape[1]
     block = block_of(channels)
-    constants = {"C": channels, "CHANNELS_LAST": not like.is_contiguous(), "BLOCK_C": block}
+    channels_last = not like.is_contiguous()
+    constants = {"C": channels, "CHANNELS_LAST": channels_last, "BLOCK_C": block}
     if INTERPRETED or torch.cuda.is_current_stream_capturing():
-        tile = (NARROW_TILES if kernel is _narrow_kernel else TILES)[0]
+        tile = tiles_for(kernel, channels_last)[0]
         kernel[grid](*arguments, **constants, **sizes_of(kernel, block, tile), num_warps=tile[2])
     else:
-        _tuned(kernel, block)[grid](*arguments, **constants)
+        _tuned(kernel, block, channels_last)[grid](*arguments, **constants)
 
 
 def _table(tensors: Sequence[Tensor]) -> Tensor:

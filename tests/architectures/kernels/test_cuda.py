@@ -24,9 +24,9 @@ def test_the_plain_torch_half_equals_the_equations():
 
 @needs_triton
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["first_half", "second_half"])
-def test_the_interpreted_kernels_equal_the_equations(part):
-    run(part, interpret="1")
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+def test_the_interpreted_kernels_equal_the_equations(dtype):
+    run(dtype, interpret="1")
 
 
 @needs_triton

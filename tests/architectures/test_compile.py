@@ -1,0 +1,105 @@
+"""``torch.compile`` gets through every network and variant in one graph, with the form that a GPU uses.
+
+On a CPU that form computes in plain torch, behind the same operators.
+"""
+
+import pytest
+import torch
+from torch import nn
+
+from nnunetv2_xattnres.architectures import (
+    EMCADNet,
+    PaperUNet,
+    XAttnRes,
+    XAttnResResidualEncoderUNet,
+    XAttnResUNet,
+    use_kernel,
+)
+from nnunetv2_xattnres.architectures.routing import VARIANTS
+from nnunetv2_xattnres.plans.variants import has_variant
+
+
+def _unet(network, dims, **blocks):
+    def build(routing):
+        return network(
+            input_channels=3, n_stages=3, features_per_stage=[2, 4, 6], conv_op=nn.Conv2d if dims == 2 else nn.Conv3d,
+            kernel_sizes=3, strides=[1, 2, 2], num_classes=2, n_conv_per_stage_decoder=1, deep_supervision=True,
+            norm_op=nn.InstanceNorm2d if dims == 2 else nn.InstanceNorm3d, norm_op_kwargs={"affine": True},
+            nonlin=nn.LeakyReLU, routing=routing, **blocks,
+        )  # fmt: skip
+
+    return build, (2, 3, *[8] * dims)
+
+
+# name: the network of a routing, and the shape of its input
+NETWORKS = {
+    "unet 2d": _unet(XAttnResUNet, 2, n_conv_per_stage=1),
+    "unet 3d": _unet(XAttnResUNet, 3, n_conv_per_stage=1),
+    "resenc 2d": _unet(XAttnResResidualEncoderUNet, 2, n_blocks_per_stage=1),
+    "resenc 3d": _unet(XAttnResResidualEncoderUNet, 3, n_blocks_per_stage=1),
+    "paper-unet": (lambda routing: PaperUNet(3, 2, routing=routing, deep_supervision=True), (2, 3, 32, 32)),
+    "emcad": (
+        lambda routing: EMCADNet(3, 2, encoder="pvt_v2_b0", routing=routing, deep_supervision=True),
+        (2, 3, 32, 32),
+    ),
+}
+CASES = [(network, variant) for network in NETWORKS for variant in VARIANTS if has_variant(network, variant)]
+
+
+@pytest.fixture(autouse=True)
+def form_of_a_gpu():
+    torch._dynamo.reset()
+    with use_kernel("cuda"):
+        yield
+    torch._dynamo.reset()
+
+
+def build(network, variant):
+    torch.manual_seed(0)
+    make, shape = NETWORKS[network]
+    return make(VARIANTS[variant]), torch.rand(shape)
+
+
+def readers_of(network):
+    return sum(isinstance(module, XAttnRes) and bool(module.projections) for module in network.modules())
+
+
+@pytest.mark.parametrize(("network", "variant"), CASES)
+@pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
+def test_every_network_and_variant_is_one_graph(network, variant, training):
+    network, x = build(network, variant)
+    network.train(training)
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append([str(node.target) for node in graph.graph.nodes])
+        return graph.forward
+
+    with torch.set_grad_enabled(training):
+        outputs = torch.compile(network, fullgraph=True, backend=backend)(x)
+    (graph,) = graphs
+    assert sum("mix_cuda" in target for target in graph) == readers_of(network)
+    assert not any("autocast" in target for target in graph)
+    if training:
+        sum(output.square().mean() for output in outputs).backward()
+        assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_backward_pass_is_one_graph_with_one_operator_per_reader(network):
+    network, x = build(network, "both")
+    network.train()
+    backwards = []
+
+    def backend(graph, inputs):
+        def count(part, _):
+            backwards.append(sum("mix_cuda_backward" in str(node.target) for node in part.graph.nodes))
+            return part.forward
+
+        return torch._dynamo.backends.common.aot_autograd(fw_compiler=count, bw_compiler=count)(graph, inputs)
+
+    outputs = torch.compile(network, fullgraph=True, backend=backend)(x)
+    sum(output.square().mean() for output in outputs).backward()
+    assert backwards == [0, readers_of(network)]
+    assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
