@@ -12,6 +12,8 @@ from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.json_files import read_object
 from nnunetv2_xattnres.outputs import written
 
+VARIANT_PLANS = "nnUNetXAttnResPlans"  # default name of the plans with the variants
+
 
 def dataset_folder(dataset: int | str) -> Path:
     """The data set's folder in ``nnUNet_preprocessed``, by number (``11``) or name (``Dataset011_ClinicDB``).
@@ -71,7 +73,7 @@ def read_existing(dataset: int | str, plans_name: str) -> dict[str, Any] | None:
         return None
     plans = _read(path, "")
     if "xattnres" not in plans:
-        raise InputError(f"{path} exists and was not written by this command: give another name with -o")
+        raise InputError(f"{path} exists and was not written by this command: give another name with --variants")
     return plans
 
 
@@ -125,7 +127,7 @@ def merge(existing: dict[str, Any], new: dict[str, Any], configurations: Iterabl
     if made_from != base:
         raise InputError(
             f"{name} holds variants of {made_from}, asked for are variants of {base}: give another name for the plans "
-            "to write with -o"
+            "to write with --variants"
         )
     have = existing["configurations"]
     needed = dict.fromkeys(each for configuration in configurations for each in lineage(new, configuration))
@@ -138,7 +140,7 @@ def merge(existing: dict[str, Any], new: dict[str, Any], configurations: Iterabl
     if problems:
         raise InputError(
             f"{name} exists already, and is not what {base} and these options give: give another name for the plans to "
-            "write with -o, or replace the whole file with `nnunetv2_xattnres plan ... --overwrite`",
+            "write with --variants, or replace the whole file with `nnunetv2_xattnres plan ... --overwrite`",
             problems,
         )
     added = {each: content for each, content in new["configurations"].items() if each not in have}

@@ -15,8 +15,9 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import nn
 from tqdm import tqdm
 
-from nnunetv2_xattnres.architectures.routing import VARIANTS, Routing
+from nnunetv2_xattnres.architectures.routing import Routing
 from nnunetv2_xattnres.architectures.xattnres import XAttnRes
+from nnunetv2_xattnres.catalogue import routings
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.trainers.folds import check_fold
 from nnunetv2_xattnres.trainers.seeding import (
@@ -242,6 +243,6 @@ def describe_network(network: nn.Module, architecture: str, routing: dict[str, A
         return f"Network {architecture}, without XAttnRes: {text}"
     parsed = Routing.parse(routing)
     chosen = {key: getattr(parsed, key) for key in ("skip_connections", "encoder", "decoder")}
-    name = next((name for name, values in VARIANTS.items() if values == chosen), "of its own")
+    name = next((name for name, values in routings().items() if values == chosen), "of its own")
     details = ", ".join(f"{key} {'yes' if value else 'no'}" for key, value in chosen.items())
     return f"Network {architecture}, routing {name} ({details}, query_init {parsed.query_init}): {text}"

@@ -6,7 +6,7 @@ from copy import deepcopy
 
 import torch
 
-from nnunetv2_xattnres.architectures.routing import VARIANTS
+from nnunetv2_xattnres.catalogue import VARIANTS
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.plans.architecture import architecture_of, is_ours, with_routing
 from nnunetv2_xattnres.trainers.base import PluginTrainer
@@ -42,7 +42,7 @@ class nnUNetTrainer_XAttnRes(PluginTrainer):
         architecture = architecture_of(plans, configuration)
         where = f"configuration {configuration} of {plans['plans_name']}"
         if not is_ours(architecture):
-            architecture = with_routing(architecture, VARIANTS[cls.variant], where)
+            architecture = with_routing(architecture, VARIANTS[cls.variant].routing, where)
         elif cls.variant != nnUNetTrainer_XAttnRes.variant:
             raise InputError(
                 f"{where} already says which routing it trains, and {cls.__name__} asks for {cls.variant!r}: "

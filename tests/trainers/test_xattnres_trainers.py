@@ -7,7 +7,7 @@ from phantom_dataset import shrink, write_dataset
 from PIL import Image
 
 from nnunetv2_xattnres import trainers
-from nnunetv2_xattnres.architectures.routing import VARIANTS
+from nnunetv2_xattnres.catalogue import routings
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.trainers.xattnres import nnUNetTrainer_XAttnRes
 
@@ -35,7 +35,7 @@ def test_it_rewrites_the_trained_configuration_only(stock, ours, configuration):
     architecture = rewritten["configurations"].pop(configuration)["architecture"]
     assert architecture == {
         "network_class_name": f"nnunetv2_xattnres.architectures.{ours}",
-        "arch_kwargs": {"n_stages": 3, "routing": VARIANTS["replace"]},
+        "arch_kwargs": {"n_stages": 3, "routing": routings()["replace"]},
         "_kw_requires_import": [],
     }
     for name, values in rewritten["configurations"].items():
@@ -95,7 +95,7 @@ def test_stock_commands_from_training_to_a_shared_model(planned, tmp_path):
     plans = json.loads((model / "plans.json").read_text())
     architecture = plans["configurations"]["2d"]["architecture"]
     assert architecture["network_class_name"] == "nnunetv2_xattnres.architectures.XAttnResUNet"
-    assert architecture["arch_kwargs"]["routing"] == VARIANTS["both"]
+    assert architecture["arch_kwargs"]["routing"] == routings()["both"]
     for name in ("checkpoint_final.pth", "checkpoint_best.pth"):
         checkpoint = torch.load(model / "fold_0" / name, weights_only=False)
         assert checkpoint["trainer_name"] == "nnUNetTrainer"

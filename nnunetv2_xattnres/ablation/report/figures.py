@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from nnunetv2_xattnres.ablation.observe import Observation
-from nnunetv2_xattnres.ablation.report_data import NETWORK_NAMES, Results, variant_name
-from nnunetv2_xattnres.ablation.report_paper import paper_dataset, paper_in_table
-from nnunetv2_xattnres.ablation.statistics import seed_means
+from nnunetv2_xattnres.ablation.report.paper import paper_dataset, paper_in_table
+from nnunetv2_xattnres.ablation.report.results import Results
+from nnunetv2_xattnres.ablation.report.statistics import seed_means
+from nnunetv2_xattnres.catalogue import STUDIES, network_title, variant_title
 from nnunetv2_xattnres.visualization.charts import Bar, Curve, bar_chart, curve_chart
 
 
@@ -21,55 +22,33 @@ class Figure(NamedTuple):
     caption: str
 
 
-# study: its variants in the paper's order, and the one that the dashed line is drawn for
-STUDY_BARS = {
-    "skip": (("baseline", "noskip", "replace", "both"), "baseline"),
-    "position": (("noskip", "encoder", "decoder", "replace"), "noskip"),
-    "init": (("both", "init_random", "init_kaiming", "init_xavier"), "both"),
-}
-
-
 def bar_figures(results: Results) -> list[Figure]:
-    """One chart a study and network; the studies skip and backbone are one and the same chart."""
+    """One chart per study and network; studies that compare the same share one."""
     dataset = paper_dataset(results.study.dataset)
     figures = []
-    for study, (variants, base) in STUDY_BARS.items():
+    for study in STUDIES.values():
+        if study.compares is not None:
+            continue
+        keys = {key for key, each in STUDIES.items() if study.key in (key, each.compares)}
         for network in results.networks:
             bars = []
-            for variant in variants:
+            for variant, labels in study.variants.items():
                 item = results.find(network, variant)
-                asked = item is not None and ({study} | ({"backbone"} if study == "skip" else set())) & set(
-                    item.studies
-                )
+                asked = item is not None and keys & set(item.studies)
                 values = [100 * value for value in seed_means(item.scores["dice"])] if item and asked else []
                 if values := [value for value in values if not math.isnan(value)]:
-                    paper = paper_in_table(study, dataset, network, variant)
-                    bars.append(Bar(_bar_label(study, variant), variant, values, paper.dice if paper else None))
+                    paper = paper_in_table(study.key, dataset, network, variant)
+                    bars.append(Bar(labels.bar, variant, values, paper.dice if paper else None))
             if bars:
-                name = f"bars-{study}-{network}"
-                title = f"{NETWORK_NAMES.get(network, network)}: {STUDY_NAMES[study]}"
-                dashed = next((bar for bar in bars if bar.variant == base), None)
+                name = f"bars-{study.key}-{network}"
+                title = f"{network_title(network)}: {study.chart}"
+                dashed = next((bar for bar in bars if bar.variant == study.base), None)
                 figures.append(Figure(name, *bar_chart(title, bars, dashed, name)))
     return figures
 
 
-STUDY_NAMES = {"skip": "skip connections", "position": "position, no skip connections", "init": "query initialisation"}
-
-
-def _bar_label(study: str, variant: str) -> str:
-    if study == "init":
-        return (
-            "zero"
-            if variant == "both"
-            else variant.removeprefix("init_").replace("kaiming", "Kaiming").replace("xavier", "Xavier")
-        )
-    if study == "position":
-        return {"noskip": "none", "replace": "full"}.get(variant, variant)
-    return variant_name(variant)
-
-
 def curve_figures(results: Results) -> list[Figure]:
-    """One chart a network with every run that has left a log of nnU-Net's."""
+    """One chart per network with every run that has left a log of nnU-Net's."""
     figures = []
     for network in results.networks:
         curves = []
@@ -83,7 +62,7 @@ def curve_figures(results: Results) -> list[Figure]:
             words = (
                 f"{len(curves)} runs, one line each. Pseudo Dice: nnU-Net's own, on patches of the validation cases."
             )
-            title = NETWORK_NAMES.get(network, network)
+            title = network_title(network)
             figures.append(Figure(name, curve_chart(title, curves, name), words))
     return figures
 
@@ -108,7 +87,7 @@ def read_curve(results: Results, item: Observation) -> Curve | None:
     whole = sorted(number for number, values in epochs.items() if {"loss", "dice"} <= values.keys())
     if not whole:
         return None
-    label = variant_name(item.cell.variant)
+    label = variant_title(item.cell.variant)
     loss, dice = ([epochs[number][key] for number in whole] for key in ("loss", "dice"))
     return Curve(label, item.cell.variant, whole, loss, dice)
 
