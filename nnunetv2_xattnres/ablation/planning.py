@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from nnunetv2_xattnres.ablation.commands import test_set
@@ -11,8 +10,9 @@ from nnunetv2_xattnres.ablation.grid import Cell, expand
 from nnunetv2_xattnres.ablation.study import Study
 from nnunetv2_xattnres.ablation.trainer_names import check_trainer
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.nnunet_layout import DATASET_JSON, RAW, SPLITS, variable_folder
 from nnunetv2_xattnres.plans.files import dataset_folder, not_preprocessed, resolve
-from nnunetv2_xattnres.plans.splits import FILE, STOCK_FOLDS, Fold, check_cases, make_splits, read_splits
+from nnunetv2_xattnres.plans.splits import STOCK_FOLDS, Fold, check_cases, make_splits, read_splits
 from nnunetv2_xattnres.plans.studies import make_variants
 
 
@@ -57,11 +57,10 @@ def plan_study(
     """
     preprocessed = dataset_folder(dataset)
     study = Study(
-        folder, preprocessed.name, str(preprocessed / "dataset.json"), plans, base_plans, configuration, trainer
+        folder, preprocessed.name, str(preprocessed / DATASET_JSON), plans, base_plans, configuration, trainer
     )
     study.convention = convention
-    if not os.environ.get("nnUNet_raw"):  # noqa: SIM112
-        raise InputError("nnUNet_raw is not set: export it, as for every nnU-Net command")
+    variable_folder(RAW)
     splits = read_splits(preprocessed)
     _check_folds(preprocessed, study, splits, folds)
     check_trainer(trainer)
@@ -121,7 +120,7 @@ def _check_folds(preprocessed: Path, study: Study, splits: list[Fold] | None, fo
     beyond = [str(fold) for fold in folds if isinstance(fold, int) and fold >= count]
     if beyond:
         raise InputError(
-            f"--folds {','.join(beyond)}: the data set has {count} fold(s), 0 to {count - 1} ({preprocessed / FILE})"
+            f"--folds {','.join(beyond)}: the data set has {count} fold(s), 0 to {count - 1} ({preprocessed / SPLITS})"
         )
     if "all" in folds and test_set(study) is None:
         raise InputError(

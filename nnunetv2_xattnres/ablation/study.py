@@ -13,6 +13,7 @@ from typing import Any
 from nnunetv2_xattnres.ablation.grid import Cell
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.json_files import read_object, write_json
+from nnunetv2_xattnres.nnunet_layout import fold_folder, training_logs
 
 PENDING, RUNNING, COMPLETE, FAILED = "pending", "running", "complete", "failed"
 
@@ -124,10 +125,8 @@ class Study:
 
     def fold_folder(self, cell: Cell) -> Path:
         """Where nnU-Net keeps the cell's checkpoints, logs and validation."""
-        model = f"{cell.trainer}__{self.plans}__{cell.configuration}"
-        return self.results(cell) / self.dataset / model / f"fold_{cell.fold}"
+        return fold_folder(self.results(cell), self.dataset, cell.trainer, self.plans, cell.configuration, cell.fold)
 
     def training_logs(self, cell: Cell) -> list[Path]:
-        """nnU-Net's logs of the cell's training, oldest first: a training that continues has several."""
-        # their names have the month and the day without zeros, so they do not sort by time
-        return sorted(self.fold_folder(cell).glob("training_log_*.txt"), key=lambda path: path.stat().st_mtime)
+        """nnU-Net's logs of the cell's training, oldest first."""
+        return training_logs(self.fold_folder(cell))

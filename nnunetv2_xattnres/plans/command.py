@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nnunetv2_xattnres.arguments import parse_names
 from nnunetv2_xattnres.catalogue import NETWORKS, STUDIES, TRAINER
+from nnunetv2_xattnres.nnunet_layout import dataset_number
 from nnunetv2_xattnres.plans.files import VARIANT_PLANS, dataset_folder, not_preprocessed
 from nnunetv2_xattnres.plans.studies import make_variants
 
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     variants.write()
     found, folder = variants.found, dataset_folder(args.dataset)
     print(f"{folder / output}.json: {len(found)} configurations, {args.plans} unchanged\n")
-    number = int(folder.name[7:10])
+    number = dataset_number(folder.name)
     width = max(map(len, found))
     for name, cell in found.items():
         own = NETWORKS[cell["network"]].trainers.get(TRAINER)

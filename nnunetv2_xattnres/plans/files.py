@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.json_files import read_object
+from nnunetv2_xattnres.nnunet_layout import DATASET_JSON, PREPROCESSED, dataset_number, variable_folder
 from nnunetv2_xattnres.outputs import written
 
 VARIANT_PLANS = "nnUNetXAttnResPlans"  # default name of the plans with the variants
@@ -21,14 +21,12 @@ def dataset_folder(dataset: int | str) -> Path:
     Raises:
         InputError: the variable is not set, or there is no such folder, or several.
     """
-    root = os.environ.get("nnUNet_preprocessed")  # noqa: SIM112
-    if not root:
-        raise InputError("nnUNet_preprocessed is not set: export it, as for every nnU-Net command")
+    root = variable_folder(PREPROCESSED)
     text = str(dataset)
     if text.startswith("Dataset"):
-        found = [Path(root) / text]
+        found = [root / text]
     elif text.isdecimal():
-        found = sorted(Path(root).glob(f"Dataset{int(text):03d}_*"))
+        found = sorted(root.glob(f"Dataset{int(text):03d}_*"))
     else:
         raise InputError(f"{text} is neither the number of a data set nor a name that starts with Dataset")
     found = [folder for folder in found if folder.is_dir()]
@@ -59,7 +57,7 @@ def read_plans(dataset: int | str, plans_name: str) -> dict[str, Any]:
 
 def read_dataset_json(dataset: int | str) -> dict[str, Any]:
     """The data set's ``dataset.json``."""
-    return _read(dataset_folder(dataset) / "dataset.json", "run nnUNetv2_plan_and_preprocess first")
+    return _read(dataset_folder(dataset) / DATASET_JSON, "run nnUNetv2_plan_and_preprocess first")
 
 
 def read_existing(dataset: int | str, plans_name: str) -> dict[str, Any] | None:
@@ -192,7 +190,7 @@ def not_preprocessed(
 ) -> list[str]:
     """A line for each kind of data that these variants of ``base_plans`` lack, with the command that makes it."""
     folder = dataset_folder(dataset)
-    command = f"nnUNetv2_preprocess -d {int(folder.name[7:10])} -plans_name {base_plans} -c"
+    command = f"nnUNetv2_preprocess -d {dataset_number(folder.name)} -plans_name {base_plans} -c"
     # the parent, which the base plans have under the same name
     parents = {resolve(plans, name)["data_identifier"]: lineage(plans, name)[:2][-1] for name in configurations}
     return [

@@ -19,6 +19,7 @@ from nnunetv2_xattnres.architectures.routing import Routing
 from nnunetv2_xattnres.architectures.xattnres import XAttnRes
 from nnunetv2_xattnres.catalogue import routings
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.nnunet_layout import AUGMENTATION_PROCESSES, SPLITS, TRAINER_KEY
 from nnunetv2_xattnres.trainers.folds import check_fold
 from nnunetv2_xattnres.trainers.seeding import (
     SEED_VARIABLE,
@@ -86,7 +87,7 @@ class PluginTrainer(nnUNetTrainer):
         Raises:
             InputError: the split file does not have it, or cannot be used.
         """
-        check_fold(self.fold, Path(self.preprocessed_dataset_folder_base) / "splits_final.json")
+        check_fold(self.fold, Path(self.preprocessed_dataset_folder_base) / SPLITS)
         training, validation = super().do_split()
         if self.fold == "all":  # nnU-Net lists them in the order of a set, another one in each process
             return sorted(training), sorted(validation)
@@ -98,7 +99,7 @@ class PluginTrainer(nnUNetTrainer):
             return super().get_dataloaders()
         # without workers, nnU-Net gives the loaders themselves
         workers = get_allowed_n_proc_DA()
-        with environment_variable("nnUNet_n_proc_DA", "0"):
+        with environment_variable(AUGMENTATION_PROCESSES, "0"):
             train, val = (augmenter.data_loader for augmenter in super().get_dataloaders())
         return (
             self._in_processes(train, Purpose.TRAINING_BATCH, workers, cached=1),
@@ -195,8 +196,8 @@ class PluginTrainer(nnUNetTrainer):
         if self.local_rank != 0 or not os.path.isfile(partial):  # checkpointing was switched off
             return
         checkpoint: dict[str, Any] = torch.load(partial, map_location="cpu", weights_only=False)
-        checkpoint[OWN_NAME_KEY] = checkpoint["trainer_name"]
-        checkpoint["trainer_name"] = nnUNetTrainer.__name__
+        checkpoint[OWN_NAME_KEY] = checkpoint[TRAINER_KEY]
+        checkpoint[TRAINER_KEY] = nnUNetTrainer.__name__
         torch.save(checkpoint, partial)
         os.replace(partial, filename)
 

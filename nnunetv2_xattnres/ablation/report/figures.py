@@ -1,16 +1,14 @@
 """The drawn figures of a report: bars (Figure 1) and the curves of the trainings."""
 
 import math
-import re
 from typing import NamedTuple
-
-import numpy as np
 
 from nnunetv2_xattnres.ablation.observe import Observation
 from nnunetv2_xattnres.ablation.report.paper import paper_dataset, paper_in_table
 from nnunetv2_xattnres.ablation.report.results import Results
 from nnunetv2_xattnres.ablation.report.statistics import seed_means
 from nnunetv2_xattnres.catalogue import STUDIES, network_title, variant_title
+from nnunetv2_xattnres.nnunet_layout import read_epochs
 from nnunetv2_xattnres.visualization.charts import Bar, Curve, bar_chart, curve_chart
 
 
@@ -68,32 +66,10 @@ def curve_figures(results: Results) -> list[Figure]:
 
 
 def read_curve(results: Results, item: Observation) -> Curve | None:
-    """Loss and pseudo Dice of a cell's training from nnU-Net's logs, or None.
-
-    A resumed training has several logs; where they overlap, the later one counts.
-    """
-    epochs: dict[int, dict[str, float]] = {}
-    for log in results.study.training_logs(item.cell):
-        epoch = None
-        for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
-            if found := re.search(r": +Epoch (\d+) *$", line):
-                epoch = epochs.setdefault(int(found[1]), {})
-            elif epoch is not None and (found := re.search(r": +train_loss +(\S+)", line)):
-                epoch["loss"] = _number(found[1])
-            elif epoch is not None and (found := re.search(r": +Pseudo dice +\[(.*)\]", line)):
-                values = [_number(value) for value in re.findall(r"(?:\(|^|, )(nan|-?[\d.]+(?:e-?\d+)?)", found[1])]
-                values = [value for value in values if not np.isnan(value)]
-                epoch["dice"] = 100 * sum(values) / len(values) if values else float("nan")
-    whole = sorted(number for number, values in epochs.items() if {"loss", "dice"} <= values.keys())
-    if not whole:
+    """Loss and pseudo Dice (per cent) of a cell's training from nnU-Net's logs, or None."""
+    epochs = read_epochs(results.study.training_logs(item.cell))
+    if not epochs:
         return None
+    loss, dice = zip(*epochs.values(), strict=True)
     label = variant_title(item.cell.variant)
-    loss, dice = ([epochs[number][key] for number in whole] for key in ("loss", "dice"))
-    return Curve(label, item.cell.variant, whole, loss, dice)
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")
+    return Curve(label, item.cell.variant, list(epochs), loss, [100 * value for value in dice])

@@ -12,6 +12,7 @@ from nnunetv2_xattnres.ablation.report.results import Configuration, Results
 from nnunetv2_xattnres.ablation.report.statistics import nanmean
 from nnunetv2_xattnres.catalogue import network_title, variant_title
 from nnunetv2_xattnres.evaluation.scores import find_reader, mean
+from nnunetv2_xattnres.nnunet_layout import RAW, TEST_IMAGES, TRAIN_IMAGES, variable_folder
 from nnunetv2_xattnres.visualization.overlay import overlay, resize, to_rgb
 
 CASES = 4
@@ -126,12 +127,12 @@ def read_image(
     results: Results, dataset: dict[str, Any], case: str, records: list[dict[str, Any]], reader: Any
 ) -> np.ndarray | None:
     """The case's image (channels, Z, H, W) from nnU-Net's raw folder, or None where it is not there."""
-    subset = "imagesTs" if any(record.get("predicted") == "imagesTs" for record in records) else "imagesTr"
+    subset = TEST_IMAGES if any(record.get("predicted") == TEST_IMAGES for record in records) else TRAIN_IMAGES
     folders = [Path(results.study.dataset_json).parent]
-    if os.environ.get("nnUNet_raw"):  # noqa: SIM112
-        folders.append(Path(os.environ["nnUNet_raw"]) / results.study.dataset)  # noqa: SIM112
+    if os.environ.get(RAW):
+        folders.append(variable_folder(RAW) / results.study.dataset)
     for folder in folders:
-        listed = dataset.get("dataset", {}).get(case, {}).get("images") if subset == "imagesTr" else None
+        listed = dataset.get("dataset", {}).get(case, {}).get("images") if subset == TRAIN_IMAGES else None
         if listed:
             files = [(folder / name).resolve() for name in listed]
         else:

@@ -10,6 +10,7 @@ from nnunetv2_xattnres.ablation.report.tables import MISSING, interval, signed
 from nnunetv2_xattnres.ablation.study import COMPLETE
 from nnunetv2_xattnres.catalogue import STUDIES, network_title, variant_title
 from nnunetv2_xattnres.evaluation.tables import CONVENTION_TEXT
+from nnunetv2_xattnres.nnunet_layout import TEST_IMAGES, VALIDATION
 
 CELL_HEADER = ["Cell", "State", "Device", "Dice %", "hours"]
 FINDINGS_RULE = (
@@ -103,7 +104,7 @@ def facts(results: Results) -> tuple[list[tuple[str, str]], list[str]]:
     names = dict.fromkeys(name for version in versions for name in version)
     found = {name: _distinct(version.get(name) for version in versions) for name in names}
     hours = [record["hours"] for record in records if record.get("hours") is not None]
-    where = {"imagesTs": "the test images (imagesTs)", "validation": "the validation cases of each fold"}
+    where = {TEST_IMAGES: "the test images (imagesTs)", VALIDATION: "the validation cases of each fold"}
     pairs = [
         ("Data set", study.dataset),
         ("Scored on", ", ".join(where.get(str(text), str(text)) for text in _distinct(_get(records, "predicted")))),
