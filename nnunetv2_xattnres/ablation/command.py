@@ -13,7 +13,7 @@ from nnunetv2_xattnres.ablation.listing import Events, summary, table
 from nnunetv2_xattnres.ablation.observe import observe
 from nnunetv2_xattnres.ablation.study import COMPLETE, FAILED, Study
 from nnunetv2_xattnres.arguments import parse_names
-from nnunetv2_xattnres.catalogue import NETWORKS, STUDIES
+from nnunetv2_xattnres.catalogue import NETWORKS, STUDIES, TRAINER
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.plans.files import VARIANT_PLANS, dataset_folder
 from nnunetv2_xattnres.system import told_of
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     grid.add_argument("--folds", nargs="+", default=["0"], metavar="FOLD", help="such as 0 1 2, or all; default 0")
     grid.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N-1 for each cell; default 3")
-    grid.add_argument("--trainer", default="nnUNetTrainer_XAttnRes", metavar="NAME", help="default %(default)s")
+    grid.add_argument("--trainer", default=TRAINER, metavar="NAME", help="default %(default)s")
     grid.add_argument("-c", "--configuration", default="2d", help="configuration to vary; default %(default)s")
     grid.add_argument("-p", "--plans", default="nnUNetPlans", help="plans that hold it; default %(default)s")
     grid.add_argument(
@@ -98,25 +98,24 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace, folder: Path) -> Study:
-    from nnunetv2_xattnres.ablation.planning import plan_study
+    from nnunetv2_xattnres.ablation.planning import Request, plan_study
 
     _take_former_option(args)
     if args.seeds < 1:
         raise InputError(f"--seeds {args.seeds}: it is 1 or more")
-    return plan_study(
-        folder,
-        args.dataset,
-        args.configuration,
-        args.plans,
-        args.variants or VARIANT_PLANS,
-        parse_names(args.study, "--study"),
-        args.trainer,
-        parse_folds(args.folds),
-        list(range(args.seeds)),
-        args.network,
-        args.convention,
-        args.dry_run,
+    request = Request(
+        dataset=args.dataset,
+        configuration=args.configuration,
+        base_plans=args.plans,
+        plans=args.variants or VARIANT_PLANS,
+        studies=parse_names(args.study, "--study"),
+        trainer=args.trainer,
+        folds=parse_folds(args.folds),
+        seeds=range(args.seeds),
+        network=args.network,
+        convention=args.convention,
     )
+    return plan_study(folder, request, dry=args.dry_run)
 
 
 def _take_former_option(args: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from copy import deepcopy
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -62,11 +63,33 @@ class PluginTrainer(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's own signature
     ) -> None:
+        plans = self.adapt_plans(deepcopy(plans), configuration, dataset_json)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = self.epochs or self.num_epochs
         self.num_iterations_per_epoch = self.iterations or self.num_iterations_per_epoch
         self.num_val_iterations_per_epoch = self.validation_iterations or self.num_val_iterations_per_epoch
         self._progress: _Progress | None = None
+        self.configure_recipe()
+
+    def adapt_plans(self, plans: dict, configuration: str, dataset_json: dict) -> dict:
+        """The plans to train by, before nnU-Net reads them: the place where a subclass changes the configuration.
+
+        Args:
+            plans: Content of the plans file, a copy.
+            configuration: Name of the configuration to train.
+            dataset_json: Content of ``dataset.json``.
+
+        Raises:
+            InputError: the configuration cannot be trained by this trainer.
+        """
+        return plans
+
+    def configure_recipe(self) -> None:
+        """Set rates, lengths and the like, after nnU-Net has set its own.
+
+        Raises:
+            InputError: the configuration cannot be trained by this trainer.
+        """
 
     def initialize(self) -> None:
         """Seed where asked to, then build network, optimiser and loss as nnU-Net does."""

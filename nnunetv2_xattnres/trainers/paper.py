@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +47,8 @@ class PaperRecipe(PluginTrainer):
 
     several_outputs = False
 
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's own signature
-    ) -> None:
-        plans = deepcopy(plans)
+    def adapt_plans(self, plans: dict, configuration: str, dataset_json: dict) -> dict:
+        """Choose the recipe, and write all of it into the configuration."""
         manager = PlansManager({key: value for key, value in plans.items() if key != "continue_training"})
         found = manager.get_configuration(configuration).configuration
         labels = manager.get_label_manager(dataset_json)
@@ -71,7 +63,11 @@ class PaperRecipe(PluginTrainer):
         plans["configurations"][configuration].update(
             {KEY: self.recipe.to_json(), "batch_size": self.recipe.batch_size}
         )
-        super().__init__(plans, configuration, fold, dataset_json, device)
+        return super().adapt_plans(plans, configuration, dataset_json)
+
+    def configure_recipe(self) -> None:
+        """The recipe's rates and lengths."""
+        super().configure_recipe()
         self.initial_lr = self.recipe.learning_rate
         self.weight_decay = self.recipe.weight_decay
         self.num_epochs = self.recipe.epochs

@@ -11,7 +11,7 @@ from without_posix import WITHOUT, run
 
 from nnunetv2_xattnres.ablation.cell import run_cell
 from nnunetv2_xattnres.ablation.commands import Device
-from nnunetv2_xattnres.ablation.planning import plan_study
+from nnunetv2_xattnres.ablation.planning import Request, plan_study
 from nnunetv2_xattnres.ablation.study import Study
 from nnunetv2_xattnres.ablation.trainer_names import check_trainer
 from nnunetv2_xattnres.cli import main
@@ -88,7 +88,7 @@ def plan(folder, **changes):
         "seeds": [0],
         **changes,
     }
-    study = plan_study(folder, **asked)
+    study = plan_study(folder, Request(**asked))
     study.save()
     return study
 
