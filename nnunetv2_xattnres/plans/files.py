@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_xattnres.errors import InputError
-from nnunetv2_xattnres.json_files import read_object
+from nnunetv2_xattnres.json_files import check_format, read_object
 from nnunetv2_xattnres.nnunet_layout import DATASET_JSON, PREPROCESSED, dataset_number, variable_folder
 from nnunetv2_xattnres.outputs import written
 
 VARIANT_PLANS = "nnUNetXAttnResPlans"  # default name of the plans with the variants
+OWN_KEY = "xattnres"  # what we note in such plans
+FORMAT = 1
 
 
 def dataset_folder(dataset: int | str) -> Path:
@@ -70,8 +72,9 @@ def read_existing(dataset: int | str, plans_name: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     plans = _read(path, "")
-    if "xattnres" not in plans:
+    if OWN_KEY not in plans:
         raise InputError(f"{path} exists and was not written by this command: give another name with --variants")
+    check_format(plans[OWN_KEY], path, FORMAT)
     return plans
 
 
@@ -120,8 +123,8 @@ def merge(existing: dict[str, Any], new: dict[str, Any], configurations: Iterabl
     Raises:
         InputError: the two were made from different plans, or anything that counts would change.
     """
-    name, base = existing["plans_name"], new["xattnres"]["base_plans"]
-    made_from = existing["xattnres"].get("base_plans")
+    name, base = existing["plans_name"], new[OWN_KEY]["base_plans"]
+    made_from = existing[OWN_KEY].get("base_plans")
     if made_from != base:
         raise InputError(
             f"{name} holds variants of {made_from}, asked for are variants of {base}: give another name for the plans "
@@ -129,7 +132,8 @@ def merge(existing: dict[str, Any], new: dict[str, Any], configurations: Iterabl
         )
     have = existing["configurations"]
     needed = dict.fromkeys(each for configuration in configurations for each in lineage(new, configuration))
-    problems = [f"{key} is different" for key in new if key != "configurations" and new[key] != existing.get(key)]
+    shared = new.keys() - {"configurations", OWN_KEY}
+    problems = [f"{key} is different" for key in new if key in shared and new[key] != existing.get(key)]
     problems += [
         f"configuration {each} is different"
         for each in needed

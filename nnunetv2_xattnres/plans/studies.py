@@ -10,6 +10,8 @@ from typing import Any
 from nnunetv2_xattnres.catalogue import NETWORKS, STUDIES
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.plans.files import (
+    FORMAT,
+    OWN_KEY,
     VARIANT_PLANS,
     check_builds,
     merge,
@@ -133,7 +135,7 @@ def make_variants(
     base = read_plans(dataset, base_plans)
     existing = None if overwrite else read_existing(dataset, output_plans)
     there = existing["configurations"] if existing is not None else {}
-    plans = {**deepcopy(base), "plans_name": output_plans, "xattnres": {"base_plans": base_plans}}
+    plans = {**deepcopy(base), "plans_name": output_plans, OWN_KEY: {"format": FORMAT, "base_plans": base_plans}}
     parents = [configuration] if isinstance(configuration, str) else list(configuration)
     found: dict[str, Cell] = {}
     made: list[str] = []
