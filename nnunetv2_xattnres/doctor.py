@@ -20,11 +20,10 @@ from packaging.requirements import Requirement
 
 from nnunetv2_xattnres import __version__
 from nnunetv2_xattnres.ext_trainer import HOOK_FOLDER
+from nnunetv2_xattnres.nnunet_layout import AUGMENTATION_PROCESSES, FOLDERS, HOOK, PREPROCESSED
 
 DISTRIBUTION = "nnunetv2-xattnres"
 TRAINER = "nnUNetTrainer_XAttnRes"
-HOOK = "nnUNet_extTrainer"
-FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 # whose demands on one another have to fit; torchvision and timm come with dynamic-network-architectures
 DEMANDING = (DISTRIBUTION, "nnunetv2", "dynamic-network-architectures", "timm", "torchvision", "numba")
 SHOWN = ("nnunetv2", "torch", "torchvision", "timm", "dynamic-network-architectures", "numba")
@@ -125,7 +124,7 @@ def check_folders() -> Iterator[Finding]:
             free = shutil.disk_usage(value).free / 1e9
             yield Finding(OK, f"{name} is {value} ({free:.0f} GB free)")
     yield from check_patches()
-    if os.environ.get("nnUNet_n_proc_DA") == "0":  # noqa: SIM112  nnU-Net's own name
+    if os.environ.get(AUGMENTATION_PROCESSES) == "0":
         yield Finding(
             NOTE,
             "nnUNet_n_proc_DA is 0: training works (augmentation in the main process), planning stops with an error",
@@ -135,7 +134,7 @@ def check_folders() -> Iterator[Finding]:
 
 def check_patches() -> Iterator[Finding]:
     """Planned 2D data sets whose patches see little of an image."""
-    preprocessed = os.environ.get("nnUNet_preprocessed")  # noqa: SIM112  nnU-Net's own name
+    preprocessed = os.environ.get(PREPROCESSED)
     if not preprocessed or not Path(preprocessed).is_dir():
         return
     from nnunetv2_xattnres.dataset_conversion.patch_view import planned_views

@@ -38,6 +38,19 @@ def read_object(path: Path, advice: str = "repair it, or remove it to start anew
     return content
 
 
+def check_format(content: dict[str, Any], path: Path, newest: int) -> None:
+    """See that this version can read a file: its ``format`` is a number, and 1 where the first versions left it out.
+
+    Raises:
+        InputError: it is newer than ``newest``.
+    """
+    found = content.get("format", 1)
+    if not isinstance(found, int) or found > newest:
+        raise InputError(
+            f"{path} has format {found}, and this version of nnunetv2_xattnres reads formats up to {newest}: update it"
+        )
+
+
 def write_json(path: Path, content: dict[str, Any] | list[Any]) -> None:
     """Write a file, and its folder if needed; the file appears whole or not at all.
 

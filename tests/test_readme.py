@@ -56,11 +56,11 @@ def test_every_trainer_exists():
 
 def test_the_table_of_variants_is_the_code():
     from nnunetv2_xattnres import trainers
-    from nnunetv2_xattnres.architectures.routing import VARIANTS
+    from nnunetv2_xattnres.catalogue import routings
 
     rows = re.findall(r"^\| `(\w+)`[^|]*\| (yes|no) \| (yes|no) \| (yes|no) \| .*`(\w+)` \|", README, re.MULTILINE)
     said = {name: [answer == "yes" for answer in answers] for name, *answers, _ in rows}
-    assert said == {name: list(routing.values()) for name, routing in VARIANTS.items()}
+    assert said == {name: list(routing.values()) for name, routing in routings().items()}
     for name, *_, trainer in rows:
         if trainer != "nnUNetTrainer":
             assert getattr(trainers, trainer).variant == name

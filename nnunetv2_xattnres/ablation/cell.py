@@ -33,6 +33,7 @@ from nnunetv2_xattnres.ablation.process import CommandFailed, Stopped, reason, r
 from nnunetv2_xattnres.ablation.study import COMPLETE, FAILED, PENDING, RUNNING, Study
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.json_files import read_object
+from nnunetv2_xattnres.nnunet_layout import DEBUG, TEST_IMAGES, VALIDATION
 from nnunetv2_xattnres.plans.files import read_dataset_json, read_plans
 
 ELSEWHERE = "elsewhere"
@@ -133,7 +134,7 @@ class _Work:
             self.copy_validation(predictions)
         self.execute(evaluate_command(self.study, self.cell, reference, part=test is None))
         self.check()  # nnU-Net reads the split again to validate
-        self.update(reference=str(reference), predicted="imagesTs" if test else "validation")
+        self.update(reference=str(reference), predicted=TEST_IMAGES if test else VALIDATION)
 
     def check(self) -> None:
         """See that the cell is still comparable to the others."""
@@ -157,13 +158,13 @@ class _Work:
         """nnU-Net has predicted the fold's validation cases at the end of the training."""
         ending = read_dataset_json(self.study.dataset)["file_ending"]
         predictions.mkdir(parents=True)
-        for path in sorted((self.study.fold_folder(self.cell) / "validation").glob(f"*{ending}")):
+        for path in sorted((self.study.fold_folder(self.cell) / VALIDATION).glob(f"*{ending}")):
             shutil.copyfile(path, predictions / path.name)
 
     def device_name(self) -> str:
         """The GPU's name, from nnU-Net's own record of the training."""
         try:
-            debug = read_object(self.study.fold_folder(self.cell) / "debug.json") or {}
+            debug = read_object(self.study.fold_folder(self.cell) / DEBUG) or {}
         except InputError:
             debug = {}
         count = f"{self.device.gpus} x " if self.device.gpus > 1 else ""

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from threading import Event
 from types import FrameType
 
-from nnunetv2_xattnres.ablation.grid import parse_folds, parse_names
+from nnunetv2_xattnres.ablation.grid import parse_folds
 from nnunetv2_xattnres.ablation.listing import Events, summary, table
 from nnunetv2_xattnres.ablation.observe import observe
 from nnunetv2_xattnres.ablation.study import COMPLETE, FAILED, Study
+from nnunetv2_xattnres.arguments import parse_names
+from nnunetv2_xattnres.catalogue import NETWORKS, STUDIES, TRAINER
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.plans.files import VARIANT_PLANS, dataset_folder
 from nnunetv2_xattnres.system import told_of
 
 
@@ -20,24 +24,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", metavar="DATASET", help="number or name of a preprocessed data set")
     grid = parser.add_argument_group("what to run")
     grid.add_argument(
-        "--study",
-        default="skip",
-        metavar="NAMES",
-        help="of skip,position,init,backbone, or all; default skip",
+        "--study", nargs="+", default=["skip"], metavar="STUDY", help=f"{', '.join(STUDIES)} or all; default skip"
     )
-    grid.add_argument("--folds", default="0", metavar="FOLDS", help="such as 0,1,2 or all; default 0")
+    grid.add_argument("--folds", nargs="+", default=["0"], metavar="FOLD", help="such as 0 1 2, or all; default 0")
     grid.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N-1 for each cell; default 3")
-    grid.add_argument("--trainer", default="nnUNetTrainer_XAttnRes", metavar="NAME", help="default %(default)s")
+    grid.add_argument("--trainer", default=TRAINER, metavar="NAME", help="default %(default)s")
     grid.add_argument("-c", "--configuration", default="2d", help="configuration to vary; default %(default)s")
     grid.add_argument("-p", "--plans", default="nnUNetPlans", help="plans that hold it; default %(default)s")
     grid.add_argument(
-        "-o",
-        "--variants",
-        default="nnUNetXAttnResPlans",
-        metavar="PLANS",
-        help="plans with the variants; default %(default)s",
+        "--variants", metavar="PLANS", help=f"plans with the variants, written where missing; default {VARIANT_PLANS}"
     )
-    grid.add_argument("--network", help="unet, resenc, emcad or paper-unet; default: the one in the plans")
+    grid.add_argument("-o", dest="former_variants", help=argparse.SUPPRESS)
+    grid.add_argument("--network", choices=list(NETWORKS), help="default: the network that the plans name")
     grid.add_argument("--output", type=Path, metavar="FOLDER", help="the study's folder; default ablation_DATASET")
     grid.add_argument(
         "--convention", choices=("nnunet", "transunet"), default="nnunet", help="of the scores; default %(default)s"
@@ -100,24 +98,38 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace, folder: Path) -> Study:
-    from nnunetv2_xattnres.ablation.planning import plan_study
+    from nnunetv2_xattnres.ablation.planning import Request, plan_study
 
+    _take_former_option(args)
     if args.seeds < 1:
         raise InputError(f"--seeds {args.seeds}: it is 1 or more")
-    return plan_study(
-        folder,
-        args.dataset,
-        args.configuration,
-        args.plans,
-        args.variants,
-        parse_names(args.study, "--study"),
-        args.trainer,
-        parse_folds(args.folds),
-        list(range(args.seeds)),
-        args.network,
-        args.convention,
-        args.dry_run,
+    request = Request(
+        dataset=args.dataset,
+        configuration=args.configuration,
+        base_plans=args.plans,
+        plans=args.variants or VARIANT_PLANS,
+        studies=parse_names(args.study, "--study"),
+        trainer=args.trainer,
+        folds=parse_folds(args.folds),
+        seeds=range(args.seeds),
+        network=args.network,
+        convention=args.convention,
     )
+    return plan_study(folder, request, dry=args.dry_run)
+
+
+def _take_former_option(args: argparse.Namespace) -> None:
+    """``-o PLANS`` meant ``--variants PLANS`` here, and people took it for the study's folder."""
+    name = args.former_variants
+    if name is None:
+        return
+    if args.variants or not (dataset_folder(args.dataset) / f"{name}.json").is_file():
+        raise InputError(
+            f"-o {name}: give the study's folder with --output FOLDER, or the plans with the variants with "
+            "--variants PLANS"
+        )
+    print(f"note: -o {name} is taken as --variants {name}, its new name", file=sys.stderr)
+    args.variants = name
 
 
 def _run(args: argparse.Namespace, study: Study) -> None:

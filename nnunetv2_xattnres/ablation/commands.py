@@ -15,6 +15,21 @@ from nnunetv2_xattnres.ablation.grid import Cell
 from nnunetv2_xattnres.ablation.study import Study
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.ext_trainer import HOOK_FOLDER
+from nnunetv2_xattnres.nnunet_layout import (
+    BEST,
+    FINAL,
+    HOOK,
+    LATEST,
+    PREPROCESSED,
+    RAW,
+    REFERENCES,
+    RESULTS,
+    SUMMARY,
+    TEST_IMAGES,
+    TEST_LABELS,
+    VALIDATION,
+    variable_folder,
+)
 
 
 @dataclass(frozen=True)
@@ -42,10 +57,10 @@ class Device:
 
 def environment(study: Study, cell: Cell, device: Device) -> dict[str, str]:
     """The variables that a cell's commands need beside those of the shell."""
-    hooks = [str(HOOK_FOLDER), *os.environ.get("nnUNet_extTrainer", "").split(os.pathsep)]  # noqa: SIM112
+    hooks = [str(HOOK_FOLDER), *os.environ.get(HOOK, "").split(os.pathsep)]
     variables = {
-        "nnUNet_results": str(study.results(cell)),
-        "nnUNet_extTrainer": os.pathsep.join(dict.fromkeys(hook for hook in hooks if hook)),
+        RESULTS: str(study.results(cell)),
+        HOOK: os.pathsep.join(dict.fromkeys(hook for hook in hooks if hook)),
         "XATTNRES_SEED": str(cell.seed),
     }
     if device.visible is not None:
@@ -76,7 +91,7 @@ def usable_checkpoint(fold_folder: Path) -> Path | None:
     nnU-Net writes checkpoints in place: one that was cut off by a kill would stop every later start, so it is renamed
     to ``*.damaged`` and the next one is taken.
     """
-    for name in ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth"):
+    for name in (FINAL, LATEST, BEST):
         checkpoint = fold_folder / name
         if checkpoint.is_file():
             if zipfile.is_zipfile(checkpoint):  # torch's files are zip archives, whose table is written last
@@ -89,8 +104,8 @@ def train_command(study: Study, cell: Cell, device: Device) -> list[str] | None:
     """Train, continue, or only validate, by what is there already; ``None`` where all of it is done."""
     folder = study.fold_folder(cell)
     checkpoint = usable_checkpoint(folder)
-    finished = checkpoint is not None and checkpoint.name == "checkpoint_final.pth"
-    if finished and (folder / "validation" / "summary.json").is_file():
+    finished = checkpoint is not None and checkpoint.name == FINAL
+    if finished and (folder / VALIDATION / SUMMARY).is_file():
         return None
     command = ["nnUNetv2_train", study.dataset, cell.configuration, str(cell.fold), "-tr", cell.trainer]
     command += ["-p", study.plans, "-device", device.flag]
@@ -120,8 +135,8 @@ def evaluate_command(study: Study, cell: Cell, reference: Path, part: bool) -> l
 
 def test_set(study: Study) -> tuple[Path, Path] | None:
     """``imagesTs`` and ``labelsTs`` where both have files; else ``None``, and the fold's validation cases count."""
-    raw = Path(os.environ.get("nnUNet_raw", "")) / study.dataset  # noqa: SIM112
-    images, labels = raw / "imagesTs", raw / "labelsTs"
+    raw = Path(os.environ.get(RAW, "")) / study.dataset
+    images, labels = raw / TEST_IMAGES, raw / TEST_LABELS
     if all(folder.is_dir() and any(folder.iterdir()) for folder in (images, labels)):
         return images, labels
     return None
@@ -129,4 +144,4 @@ def test_set(study: Study) -> tuple[Path, Path] | None:
 
 def validation_labels(study: Study) -> Path:
     """The reference masks that nnU-Net's preprocessing keeps."""
-    return Path(os.environ["nnUNet_preprocessed"]) / study.dataset / "gt_segmentations"  # noqa: SIM112
+    return variable_folder(PREPROCESSED) / study.dataset / REFERENCES

@@ -6,13 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from nnunetv2_xattnres.arguments import parse_names
+from nnunetv2_xattnres.catalogue import NETWORKS
 from nnunetv2_xattnres.errors import InputError
-
-# networks of their own recipe: with one of these trainers, EMCAD's cells take the partner
-EMCAD_PARTNERS = {
-    "nnUNetTrainer_XAttnRes": "nnUNetTrainer_EMCAD",
-    "nnUNetTrainer_XAttnRes_Paper": "nnUNetTrainer_EMCAD_Paper",
-}
 
 
 @dataclass(frozen=True)
@@ -22,7 +18,7 @@ class Cell:
     Args:
         configuration: Configuration of the plans file, such as ``2d_replace``.
         variant: Its routing, such as ``replace``.
-        network: ``unet``, ``resenc``, ``emcad`` or ``paper-unet``.
+        network: Key of :data:`~nnunetv2_xattnres.catalogue.NETWORKS`.
         study: The studies that it belongs to, such as ``("skip", "position")``.
         trainer: nnU-Net trainer that trains it.
         fold: Fold of ``splits_final.json``, or ``all``.
@@ -60,45 +56,29 @@ def expand(
 
     Args:
         configurations: Name to ``{"variant", "network", "studies"}``, as the plans command returns it.
-        trainer: Trainer of all cells; EMCAD's take the partner in :data:`EMCAD_PARTNERS` where there is one.
+        trainer: Trainer of all cells; networks with a recipe of their own take the trainer of the catalogue.
         folds: Folds to train.
         seeds: Seeds to train each with.
     """
 
-    def trainer_of(network: str) -> str:
-        return EMCAD_PARTNERS.get(trainer, trainer) if network == "emcad" else trainer
-
+    trainers = {key: network.trainers.get(trainer, trainer) for key, network in NETWORKS.items()}
     return [
-        Cell(
-            name, found["variant"], found["network"], tuple(found["studies"]), trainer_of(found["network"]), fold, seed
-        )
+        Cell(name, found["variant"], found["network"], tuple(found["studies"]), trainers[found["network"]], fold, seed)
         for seed in seeds
         for fold in folds
         for name, found in configurations.items()
     ]
 
 
-def parse_names(text: str, what: str) -> list[str]:
-    """``skip,position`` as a list without repetitions.
-
-    Raises:
-        InputError: it holds no name.
-    """
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
-        raise InputError(f"{what} is empty: give names separated by commas")
-    return list(dict.fromkeys(names))
-
-
-def parse_folds(text: str) -> list[int | str]:
-    """``0,1`` or ``all`` as a list.
+def parse_folds(values: Sequence[str]) -> list[int | str]:
+    """``0 1``, also written ``0,1``, or ``all`` as a list.
 
     Raises:
         InputError: something else, with what was given.
     """
     folds: list[int | str] = []
-    for name in parse_names(text, "--folds"):
+    for name in parse_names(values, "--folds"):
         if name != "all" and not name.isdecimal():
-            raise InputError(f"--folds {text}: {name!r} is neither a number nor the word all")
+            raise InputError(f"--folds {' '.join(values)}: {name!r} is neither a number nor the word all")
         folds.append(name if name == "all" else int(name))
     return folds

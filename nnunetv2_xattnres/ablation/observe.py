@@ -18,13 +18,13 @@ from nnunetv2_xattnres.ablation.grid import Cell
 from nnunetv2_xattnres.ablation.study import COMPLETE, FAILED, PENDING, RUNNING, Study
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.json_files import read_object, write_json
+from nnunetv2_xattnres.nnunet_layout import last_epoch
 
 # a controller that is busy or restarts is back after moments
 SQUEUE_SECONDS, SQUEUE_WAITS = 20, (1.0, 4.0)
 QUEUED, INTERRUPTED = "queued", "interrupted"
 # a job is 123, 123_4 of an array or 123+1 of a heterogeneous one; squeue also prints blank lines and headings
 _JOB = re.compile(r"(\d[\d_+\[\]%,-]*)\s+([A-Z][A-Z_]+)(?:\s+(\S.*?))?\s*")
-_EPOCH = re.compile(r": +Epoch (\d+) *$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -152,10 +152,5 @@ def _observe(study: Study, cell: Cell, job: str | None, jobs: Mapping[str, Job])
 
 def _epoch(study: Study, cell: Cell) -> str:
     """``epoch 12``: the last epoch that nnU-Net's newest log of the cell's training has begun."""
-    logs = study.training_logs(cell)
-    if not logs:
-        return ""
-    with logs[-1].open("rb") as file:
-        file.seek(max(0, logs[-1].stat().st_size - 16384))
-        epochs = _EPOCH.findall(file.read().decode("utf-8", errors="replace"))
-    return f"epoch {epochs[-1]}" if epochs else ""
+    epoch = last_epoch(study.training_logs(cell))
+    return "" if epoch is None else f"epoch {epoch}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from nnunetv2_xattnres.ablation.commands import test_set
@@ -10,26 +11,44 @@ from nnunetv2_xattnres.ablation.digests import check_unchanged, data_digests, di
 from nnunetv2_xattnres.ablation.grid import Cell, expand
 from nnunetv2_xattnres.ablation.study import Study
 from nnunetv2_xattnres.ablation.trainer_names import check_trainer
+from nnunetv2_xattnres.catalogue import TRAINER
 from nnunetv2_xattnres.errors import InputError
-from nnunetv2_xattnres.plans.files import dataset_folder, not_preprocessed, resolve
-from nnunetv2_xattnres.plans.splits import FILE, STOCK_FOLDS, Fold, check_cases, make_splits, read_splits
+from nnunetv2_xattnres.nnunet_layout import DATASET_JSON, RAW, SPLITS, variable_folder
+from nnunetv2_xattnres.plans.files import VARIANT_PLANS, dataset_folder, not_preprocessed, resolve
+from nnunetv2_xattnres.plans.splits import STOCK_FOLDS, Fold, check_cases, make_splits, read_splits
 from nnunetv2_xattnres.plans.studies import make_variants
 
 
-def plan_study(
-    folder: Path,
-    dataset: str,
-    configuration: str,
-    base_plans: str,
-    plans: str,
-    studies: list[str],
-    trainer: str,
-    folds: list[int | str],
-    seeds: list[int],
-    network: str | None = None,
-    convention: str = "nnunet",
-    dry: bool = False,
-) -> Study:
+@dataclass(frozen=True)
+class Request:
+    """What a study is asked to compare.
+
+    Args:
+        dataset: Number or name of the data set.
+        configuration: Configuration that the variants inherit from.
+        base_plans: Plans that hold it.
+        plans: Plans with the variants.
+        studies: Keys of :data:`~nnunetv2_xattnres.catalogue.STUDIES`, or ``all``.
+        trainer: Trainer of all cells; networks with a recipe of their own take the trainer of the catalogue.
+        folds: Folds to train.
+        seeds: Seeds of each.
+        network: Key of :data:`~nnunetv2_xattnres.catalogue.NETWORKS`; ``None`` takes the one in the plans.
+        convention: How predictions are scored, ``nnunet`` or ``transunet``.
+    """
+
+    dataset: str
+    configuration: str = "2d"
+    base_plans: str = "nnUNetPlans"
+    plans: str = VARIANT_PLANS
+    studies: Sequence[str] = ("skip",)
+    trainer: str = TRAINER
+    folds: Sequence[int | str] = (0,)
+    seeds: Sequence[int] = (0, 1, 2)
+    network: str | None = None
+    convention: str = "nnunet"
+
+
+def plan_study(folder: Path, request: Request, *, dry: bool = False) -> Study:
     """Plan the cells that are asked for; what the folder's study has already stays in it.
 
     Variants that the plans file holds already are taken as they are (also with another encoder or input size, as
@@ -38,16 +57,7 @@ def plan_study(
 
     Args:
         folder: The study's folder, new or old.
-        dataset: Number or name of the data set.
-        configuration: Configuration that the variants inherit from.
-        base_plans: Plans that hold it.
-        plans: Plans with the variants.
-        studies: Any of ``skip``, ``position``, ``init``, ``backbone``, or ``all``.
-        trainer: Trainer of all cells (EMCAD's take its partner).
-        folds: Folds to train.
-        seeds: Seeds of each.
-        network: As in ``nnunetv2_xattnres plan``; ``None`` takes the one in the plans.
-        convention: How predictions are scored, ``nnunet`` or ``transunet``.
+        request: What to compare.
         dry: Check everything, and write neither the plans file nor the split.
 
     Raises:
@@ -55,30 +65,43 @@ def plan_study(
             network; the split cannot be used; the folder holds a study of other data, plans, trainer or convention, or
             one whose configurations, split, labels or images have changed since.
     """
-    preprocessed = dataset_folder(dataset)
+    preprocessed = dataset_folder(request.dataset)
     study = Study(
-        folder, preprocessed.name, str(preprocessed / "dataset.json"), plans, base_plans, configuration, trainer
+        folder,
+        preprocessed.name,
+        str(preprocessed / DATASET_JSON),
+        request.plans,
+        request.base_plans,
+        request.configuration,
+        request.trainer,
+        convention=request.convention,
     )
-    study.convention = convention
-    if not os.environ.get("nnUNet_raw"):  # noqa: SIM112
-        raise InputError("nnUNet_raw is not set: export it, as for every nnU-Net command")
+    variable_folder(RAW)
     splits = read_splits(preprocessed)
-    _check_folds(preprocessed, study, splits, folds)
-    check_trainer(trainer)
+    _check_folds(preprocessed, study, splits, request.folds)
+    check_trainer(request.trainer)
     there = Study.load(folder)
     if there is None:
         _check_new(folder)
     else:
         _check_same(there, study)
-    variants = make_variants(preprocessed.name, configuration, base_plans, plans, network, studies, keep=True)
-    if todo := not_preprocessed(preprocessed.name, variants.plans, variants.found, base_plans):
+    variants = make_variants(
+        preprocessed.name,
+        request.configuration,
+        request.base_plans,
+        request.plans,
+        request.network,
+        request.studies,
+        keep=True,
+    )
+    if todo := not_preprocessed(preprocessed.name, variants.plans, variants.found, request.base_plans):
         raise InputError(f"{preprocessed} lacks the data to train on: run this first", todo)
     identifiers = list(dict.fromkeys(resolve(variants.plans, name)["data_identifier"] for name in variants.found))
-    numbers = [fold for fold in folds if isinstance(fold, int)]
+    numbers = [fold for fold in request.folds if isinstance(fold, int)]
     if splits is not None:
         check_cases(preprocessed, identifiers, [(number, splits[number]) for number in numbers])
     cells = {cell.name: cell for cell in (there.cells if there else [])}
-    for cell in expand(variants.found, trainer, folds, seeds):
+    for cell in expand(variants.found, request.trainer, request.folds, request.seeds):
         known = cells.get(cell.name)
         cells[cell.name] = _joined(known, cell) if known else cell
     study.cells = sorted(cells.values(), key=lambda cell: cell.seed)
@@ -115,13 +138,13 @@ def _check_same(there: Study, asked: Study) -> None:
         raise InputError(f"{there.folder} holds another study: give another folder with --output", problems)
 
 
-def _check_folds(preprocessed: Path, study: Study, splits: list[Fold] | None, folds: list[int | str]) -> None:
+def _check_folds(preprocessed: Path, study: Study, splits: list[Fold] | None, folds: Sequence[int | str]) -> None:
     """nnU-Net trains a fold that is not in the splits on a random split, silently, and ``all`` without a validation."""
     count = STOCK_FOLDS if splits is None else len(splits)
     beyond = [str(fold) for fold in folds if isinstance(fold, int) and fold >= count]
     if beyond:
         raise InputError(
-            f"--folds {','.join(beyond)}: the data set has {count} fold(s), 0 to {count - 1} ({preprocessed / FILE})"
+            f"--folds {','.join(beyond)}: the data set has {count} fold(s), 0 to {count - 1} ({preprocessed / SPLITS})"
         )
     if "all" in folds and test_set(study) is None:
         raise InputError(

@@ -12,8 +12,10 @@ from typing import Any
 
 from nnunetv2_xattnres.ablation.grid import Cell
 from nnunetv2_xattnres.errors import InputError
-from nnunetv2_xattnres.json_files import read_object, write_json
+from nnunetv2_xattnres.json_files import check_format, read_object, write_json
+from nnunetv2_xattnres.nnunet_layout import fold_folder, training_logs
 
+FORMAT = 1  # of study.json and cell.json
 PENDING, RUNNING, COMPLETE, FAILED = "pending", "running", "complete", "failed"
 
 
@@ -53,6 +55,7 @@ class Study:
         content = read_object(folder / "study.json")
         if content is None:
             return None
+        check_format(content, folder / "study.json", FORMAT)
         names = ("dataset", "dataset_json", "plans", "base_plans", "configuration", "trainer")
         try:
             cells = [Cell.from_json(cell) for cell in content["cells"]]
@@ -69,6 +72,7 @@ class Study:
             InputError: the folder cannot be made or written to.
         """
         content = {
+            "format": FORMAT,
             "dataset": self.dataset,
             "dataset_json": self.dataset_json,
             "plans": self.plans,
@@ -86,7 +90,7 @@ class Study:
             write_json(self.folder / "study.json", content)
             for cell in self.cells:
                 if not self.state_file(cell).exists():
-                    write_json(self.state_file(cell), {"state": PENDING})
+                    write_json(self.state_file(cell), {"format": FORMAT, "state": PENDING})
         except InputError as error:
             raise InputError(
                 f"the study cannot be written to {self.folder}: give another folder with --output", [error.summary]
@@ -106,7 +110,9 @@ class Study:
 
     def read_state(self, cell: Cell) -> dict[str, Any]:
         """Content of ``cell.json``."""
-        return read_object(self.state_file(cell)) or {"state": PENDING}
+        state = read_object(self.state_file(cell)) or {"state": PENDING}
+        check_format(state, self.state_file(cell), FORMAT)
+        return state
 
     def update_state(self, cell: Cell, **values: Any) -> dict[str, Any]:
         """Change entries of ``cell.json``; only the holder of the cell's lock may.
@@ -114,7 +120,7 @@ class Study:
         Raises:
             InputError: it cannot be written.
         """
-        state = {**self.read_state(cell), **values}
+        state = {"format": FORMAT, **self.read_state(cell), **values}
         write_json(self.state_file(cell), state)
         return state
 
@@ -124,10 +130,8 @@ class Study:
 
     def fold_folder(self, cell: Cell) -> Path:
         """Where nnU-Net keeps the cell's checkpoints, logs and validation."""
-        model = f"{cell.trainer}__{self.plans}__{cell.configuration}"
-        return self.results(cell) / self.dataset / model / f"fold_{cell.fold}"
+        return fold_folder(self.results(cell), self.dataset, cell.trainer, self.plans, cell.configuration, cell.fold)
 
     def training_logs(self, cell: Cell) -> list[Path]:
-        """nnU-Net's logs of the cell's training, oldest first: a training that continues has several."""
-        # their names have the month and the day without zeros, so they do not sort by time
-        return sorted(self.fold_folder(cell).glob("training_log_*.txt"), key=lambda path: path.stat().st_mtime)
+        """nnU-Net's logs of the cell's training, oldest first."""
+        return training_logs(self.fold_folder(cell))

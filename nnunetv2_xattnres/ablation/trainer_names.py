@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.nnunet_layout import HOOK
 
 _CLASS = re.compile(r"^class (\w+)\(", re.MULTILINE)
 
@@ -33,6 +34,6 @@ def _files() -> Iterator[Path]:
     nnunet = find_spec("nnunetv2")
     if nnunet is not None and nnunet.origin:
         yield from (Path(nnunet.origin).parent / "training" / "nnUNetTrainer").rglob("*.py")
-    for folder in os.environ.get("nnUNet_extTrainer", "").split(os.pathsep):  # noqa: SIM112
+    for folder in os.environ.get(HOOK, "").split(os.pathsep):
         if folder.strip():
             yield from Path(folder).rglob("*.py")

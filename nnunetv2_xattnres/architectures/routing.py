@@ -42,18 +42,3 @@ class Routing:
             elif not isinstance(value, bool):
                 raise ValueError(f"routing key {key!r} is {value!r}: the valid values are true and false")
         return cls(**routing)
-
-
-def _variant(skip_connections: bool, encoder: bool, decoder: bool) -> dict[str, bool]:
-    return {"skip_connections": skip_connections, "encoder": encoder, "decoder": decoder}
-
-
-# Tables 3 and 4 of the paper by name; Table 4 is without skip connections
-VARIANTS: dict[str, dict[str, bool]] = {
-    "baseline": _variant(True, False, False),
-    "noskip": _variant(False, False, False),
-    "both": _variant(True, True, True),
-    "replace": _variant(False, True, True),
-    "encoder": _variant(False, True, False),
-    "decoder": _variant(False, False, True),
-}

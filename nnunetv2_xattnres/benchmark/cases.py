@@ -71,9 +71,9 @@ def build(case: str | Case, routing: str) -> nn.Module:
     from dynamic_network_architectures.architectures.unet import PlainConvUNet
 
     from nnunetv2_xattnres.architectures import EMCADNet, PaperUNet, XAttnResUNet
-    from nnunetv2_xattnres.architectures.routing import VARIANTS
+    from nnunetv2_xattnres.catalogue import VARIANTS
 
-    values = VARIANTS[routing]
+    values = VARIANTS[routing].routing
     case = CASES[case] if isinstance(case, str) else case
     if case.network == "paper-unet":
         return PaperUNet(3, 1, routing=values)

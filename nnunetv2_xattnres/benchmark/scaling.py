@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from nnunetv2_xattnres.architectures import XAttnRes
-from nnunetv2_xattnres.architectures.routing import VARIANTS
 from nnunetv2_xattnres.benchmark.cases import unet_arguments
 from nnunetv2_xattnres.benchmark.measure import measure_networks
 
@@ -72,7 +71,7 @@ def _unets(stages: int, width: int) -> dict[str, nn.Module]:
     from nnunetv2_xattnres.architectures import XAttnResUNet
 
     arguments = unet_arguments(2, stages, width)
-    return {"base": PlainConvUNet(**arguments), "ours": XAttnResUNet(**arguments, routing=VARIANTS["both"])}
+    return {"base": PlainConvUNet(**arguments), "ours": XAttnResUNet(**arguments, routing=None)}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

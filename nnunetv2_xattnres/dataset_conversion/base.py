@@ -22,6 +22,7 @@ from nnunetv2_xattnres.dataset_conversion.staging import (
 from nnunetv2_xattnres.dataset_conversion.summary import Checked, Summary, summarise
 from nnunetv2_xattnres.dataset_conversion.workers import map_cases
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.nnunet_layout import DATASET_JSON, SPLITS
 from nnunetv2_xattnres.system import available_cores, escape_what_the_console_lacks, told_of
 
 
@@ -183,7 +184,7 @@ class Dataset(ABC):
     def _write_descriptions(self, folder: Path, source: Path, cases: Sequence[Case], split: Split) -> None:
         # nnU-Net's generate_dataset_json writes the release under "citation", so the file is written here
         _write_json(
-            folder / "dataset.json",
+            folder / DATASET_JSON,
             {
                 "channel_names": {str(number): name for number, name in enumerate(self.channels)},
                 "labels": self.labels,
@@ -197,7 +198,7 @@ class Dataset(ABC):
             },
         )
         if split.folds:
-            _write_json(folder / "splits_final.json", split.folds)
+            _write_json(folder / SPLITS, split.folds)
         used = {*split.training, *split.test}
         _write_json(
             folder / "cases.json",  # read by `inspect`; nnU-Net ignores it

@@ -16,6 +16,7 @@ from nnunetv2_xattnres.dataset_conversion.raw_dataset import RawCase, RawDataset
 from nnunetv2_xattnres.dataset_conversion.summary import describe_sizes
 from nnunetv2_xattnres.dataset_conversion.workers import map_cases
 from nnunetv2_xattnres.errors import InputError, folded
+from nnunetv2_xattnres.nnunet_layout import DATASET_JSON, PREPROCESSED, SPLITS, TRAIN_IMAGES, TRAIN_LABELS
 from nnunetv2_xattnres.outputs import check_outputs, written
 from nnunetv2_xattnres.system import available_cores
 
@@ -71,16 +72,16 @@ def inspect_dataset(
     training = [case.name for case in cases if case.part == "Tr"]
     test = [case.name for case in cases if case.part == "Ts"]
     if not training:
-        problems.append(f"{dataset.folder / 'imagesTr'}: holds no case")
+        problems.append(f"{dataset.folder / TRAIN_IMAGES}: holds no case")
     if dataset.description.get("numTraining", len(training)) != len(training):
         count = dataset.description["numTraining"]
-        problems.append(f"{dataset.folder / 'dataset.json'}: numTraining is {count}, imagesTr holds {len(training)}")
+        problems.append(f"{dataset.folder / DATASET_JSON}: numTraining is {count}, imagesTr holds {len(training)}")
     digests = {(case.part, case.name): reading.digest for case, reading in zip(cases, readings, strict=True)}
     split_lines, split_problems = _describe_splits(dataset, training, test, digests)
     counts = [reading.counts for reading in readings if reading.counts]
     problems += _implausible_labels(dataset, counts)
     notes = [note for reading in readings for note in reading.notes]
-    preprocessed = os.environ.get("nnUNet_preprocessed")  # noqa: SIM112 - nnU-Net's own spelling
+    preprocessed = os.environ.get(PREPROCESSED)
     if preprocessed:
         notes += [text for text, _ in planned_views(Path(preprocessed) / dataset.folder.name)]
     if odd := border_note([reading.border for reading in readings if reading.counts]):
@@ -129,7 +130,7 @@ def draw_cases(dataset: RawDataset, path: Path, *, count: int = 12, seed: int = 
 
 def _implausible_labels(dataset: RawDataset, counts: Sequence[Mapping[int, int]]) -> list[str]:
     """What is wrong with the labels of all cases together, though each of them may be right by itself."""
-    labels = dataset.folder / "labelsTr"
+    labels = dataset.folder / TRAIN_LABELS
     ignored = {value for value, name in dataset.label_names.items() if name == "ignore"}
     missing = missing_classes(counts, [value for value in dataset.label_names if value not in ignored])
     if counts and not any(set(count) - {0} for count in counts):
@@ -180,7 +181,7 @@ def _describe_splits(
     lines = ["splits"]
     if not folds:
         lines.append("  no splits_final.json: nnU-Net makes 5 random folds of its own, where there are 5 cases")
-    source = dataset.folder / "splits_final.json"
+    source = dataset.folder / SPLITS
     pairs: list[tuple[str, tuple[str, list[str]], tuple[str, list[str]]]] = []
     for number, fold in enumerate(folds):
         lines.append(f"  fold {number}  {len(fold['train'])} train, {len(fold['val'])} validate")
@@ -190,7 +191,7 @@ def _describe_splits(
     if len(folds) == 1:  # with more folds, every case trains in one of them
         pairs += [("fold 0", side, ("test", list(test))) for side in pairs[0][1:]]
     else:
-        pairs.append(("all", ("imagesTr", list(training)), ("test", list(test))))
+        pairs.append(("all", (TRAIN_IMAGES, list(training)), ("test", list(test))))
     left = sorted(set(training) - {name for fold in folds for name in [*fold["train"], *fold["val"]]})
     if folds and left:
         lines.append(f"  {len(left)} cases of imagesTr are in no fold: {_few(left)}")

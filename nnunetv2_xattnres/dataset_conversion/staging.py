@@ -12,11 +12,10 @@ from pathlib import Path
 from filelock import FileLock
 
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.nnunet_layout import FOLDERS, PREPROCESSED, RAW
 
-RAW = "nnUNet_raw"
 FORMER = ".former."
 LOCK = ".nnunetv2_xattnres.lock"
-FOLDER_VARIABLES = (RAW, "nnUNet_preprocessed", "nnUNet_results")
 
 
 def raw_folder(raw: str | Path | None = None) -> Path:
@@ -45,7 +44,7 @@ def target_problems(raw: Path, folder_name: str, overwrite: bool) -> list[str]:
     are searched.
     """
     prefix = folder_name.split("_")[0] + "_"
-    folders = {raw, *(Path(os.environ[name]) for name in FOLDER_VARIABLES if os.environ.get(name))}
+    folders = {raw, *(Path(os.environ[name]) for name in FOLDERS if os.environ.get(name))}
     found = sorted(path for folder in folders if folder.is_dir() for path in folder.glob(f"{prefix}*"))
     problems = [
         f"{path}: the number {prefix[7:-1]} belongs to another data set; choose a free one with --dataset-id"
@@ -60,7 +59,7 @@ def target_problems(raw: Path, folder_name: str, overwrite: bool) -> list[str]:
 
 def earlier_preprocessing(target: Path) -> list[str]:
     """A note where nnU-Net holds preprocessed data of this name: it keeps them, and stops on another split."""
-    root = os.environ.get("nnUNet_preprocessed")  # noqa: SIM112 - nnU-Net's own spelling
+    root = os.environ.get(PREPROCESSED)
     if not root or not (Path(root) / target.name).exists():
         return []
     return [f"{Path(root) / target.name} is of an earlier conversion: delete it before you plan again"]

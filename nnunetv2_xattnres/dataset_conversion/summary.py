@@ -9,6 +9,7 @@ from nnunetv2_xattnres.dataset_conversion.patch_view import expected_view
 from nnunetv2_xattnres.dataset_conversion.plausible import border_note, missing_classes
 from nnunetv2_xattnres.dataset_conversion.splits import Split
 from nnunetv2_xattnres.errors import folded
+from nnunetv2_xattnres.nnunet_layout import dataset_number
 
 
 @dataclass
@@ -72,12 +73,12 @@ def summarise(
     notes += [f"label {value} {name} occurs in no case" for name, value in labels.items() if value in missing]
     if odd := border_note([case.border for case in used.values() if case.counts]):
         notes.append(odd)
-    if view := expected_view([case.size for case in used.values() if case.size], int(target.name[7:10])):
+    if view := expected_view([case.size for case in used.values() if case.size], dataset_number(target.name)):
         notes.append(view)
     if len(checked) != expected:
         notes.append(f"{len(checked)} cases were found; the complete data set has {expected}")
     lines += [f"  note    {note}" for note in folded(notes)]
-    number = int(target.name[7:10])
+    number = dataset_number(target.name)
     lines += [
         "next:",
         f"  nnunetv2_xattnres inspect {number}",

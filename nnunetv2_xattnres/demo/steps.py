@@ -9,6 +9,7 @@ from pathlib import Path
 from nnunetv2_xattnres.demo.phantom import DATASET, write_dataset
 from nnunetv2_xattnres.demo.workspace import Workspace
 from nnunetv2_xattnres.ext_trainer import HOOK_FOLDER
+from nnunetv2_xattnres.nnunet_layout import TEST_IMAGES, TEST_LABELS
 from nnunetv2_xattnres.system import check_device
 
 STEPS = 5
@@ -70,17 +71,17 @@ def run_demo(output: Path, settings: Settings | None = None, *, overwrite: bool 
     predictions = workspace.root / "predictions"
     with _step(4, "Predict the test frames (no hook)"):
         workspace.run(
-            *("nnUNetv2_predict", "-i", dataset / "imagesTs", "-o", predictions, "-d", 1, "-c", "2d", "-f", 0),
+            *("nnUNetv2_predict", "-i", dataset / TEST_IMAGES, "-o", predictions, "-d", 1, "-c", "2d", "-f", 0),
             *(*choice, "-device", settings.device, "-npp", 1, "-nps", 1),
         )
     model = workspace.results / DATASET / f"{settings.trainer}__nnUNetPlans__2d"
     untrained = workspace.root / "predictions_untrained"
     picture = workspace.root / "demo.png"
     with _step(5, "Score, and compare with the same network before training"):
-        predict_untrained(model, dataset / "imagesTs", untrained, device=settings.device)
-        dice = _dice(dataset / "labelsTs", predictions)
-        untrained_dice = _dice(dataset / "labelsTs", untrained)
-        draw_picture(picture, dataset / "imagesTs", dataset / "labelsTs", predictions, _spread(dice, FRAMES_SHOWN))
+        predict_untrained(model, dataset / TEST_IMAGES, untrained, device=settings.device)
+        dice = _dice(dataset / TEST_LABELS, predictions)
+        untrained_dice = _dice(dataset / TEST_LABELS, untrained)
+        draw_picture(picture, dataset / TEST_IMAGES, dataset / TEST_LABELS, predictions, _spread(dice, FRAMES_SHOWN))
 
     result = Result(_mean(dice), _mean(untrained_dice), model, picture)
     _report(result, workspace, seconds=time.monotonic() - started, frames=settings.test)

@@ -10,10 +10,19 @@ from pathlib import Path
 
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.ext_trainer import HOOK_FOLDER
+from nnunetv2_xattnres.nnunet_layout import (
+    AUGMENTATION_PROCESSES,
+    DEFAULT_PROCESSES,
+    FOLDERS,
+    HOOK,
+    PREPROCESSED,
+    RAW,
+    RESULTS,
+)
 
 LOG = "log.txt"
 TITLE = "The log of `nnunetv2_xattnres demo`"  # by which its folder is known again
-NAMES = {"nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", LOG, "predictions", "predictions_untrained", "demo.png"}
+NAMES = {*FOLDERS, LOG, "predictions", "predictions_untrained", "demo.png"}
 LINES_SHOWN = 15  # of the log, where a command fails
 
 
@@ -58,17 +67,17 @@ class Workspace:
     @property
     def raw(self) -> Path:
         """``nnUNet_raw``."""
-        return self.root / "nnUNet_raw"
+        return self.root / RAW
 
     @property
     def preprocessed(self) -> Path:
         """``nnUNet_preprocessed``."""
-        return self.root / "nnUNet_preprocessed"
+        return self.root / PREPROCESSED
 
     @property
     def results(self) -> Path:
         """``nnUNet_results``."""
-        return self.root / "nnUNet_results"
+        return self.root / RESULTS
 
     @property
     def folders(self) -> dict[str, str]:
@@ -92,11 +101,11 @@ class Workspace:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("nnUNet_")}
         environment |= self.folders
         # a handful of small images: extra processes take longer to start than to work; planning cannot do with none
-        environment |= {"nnUNet_def_n_proc": "1", "nnUNet_n_proc_DA": "0" if hook else "1"}
+        environment |= {DEFAULT_PROCESSES: "1", AUGMENTATION_PROCESSES: "0" if hook else "1"}
         # nnU-Net starts one thread a core; on a busy machine they would spin while they wait, ten times the work
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         if hook:
-            environment["nnUNet_extTrainer"] = str(HOOK_FOLDER)
+            environment[HOOK] = str(HOOK_FOLDER)
         words[0] = find_command(words[0])
         with (self.root / LOG).open("a", encoding="utf-8") as log:
             print(f"$ {shlex.join(words)}", file=log, flush=True)

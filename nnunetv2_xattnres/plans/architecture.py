@@ -7,14 +7,10 @@ from typing import Any
 
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunetv2_xattnres.catalogue import NETWORKS
 from nnunetv2_xattnres.errors import InputError
 
 ARCHITECTURES = "nnunetv2_xattnres.architectures"
-STOCK = "dynamic_network_architectures.architectures.unet"
-ROUTED = {
-    f"{STOCK}.PlainConvUNet": f"{ARCHITECTURES}.XAttnResUNet",
-    f"{STOCK}.ResidualEncoderUNet": f"{ARCHITECTURES}.XAttnResResidualEncoderUNet",
-}
 
 
 def is_ours(architecture: dict[str, Any]) -> bool:
@@ -40,13 +36,14 @@ def with_routing(architecture: dict[str, Any], routing: dict[str, Any], where: s
         InputError: where the network is neither of the two.
     """
     name = architecture["network_class_name"]
-    if name not in ROUTED:
+    routed_classes = {network.stock: network.class_name for network in NETWORKS.values() if network.stock}
+    if name not in routed_classes:
         raise InputError(
-            f"{where} names the network {name}: XAttnRes can be put into {' and '.join(ROUTED)} only. "
+            f"{where} names the network {name}: XAttnRes can be put into {' and '.join(routed_classes)} only. "
             "Train with a plans file that names one of these (nnUNetv2_plan_experiment writes one), "
             "or with this plans file and nnU-Net's own trainer."
         )
     routed = deepcopy(architecture)
-    routed["network_class_name"] = ROUTED[name]
+    routed["network_class_name"] = routed_classes[name]
     routed["arch_kwargs"]["routing"] = dict(routing)
     return routed

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-from nnunetv2_xattnres.plans.files import dataset_folder, not_preprocessed
-from nnunetv2_xattnres.plans.studies import STUDIES, make_variants
-from nnunetv2_xattnres.plans.variants import NETWORKS
+from nnunetv2_xattnres.arguments import parse_names
+from nnunetv2_xattnres.catalogue import NETWORKS, STUDIES, TRAINER
+from nnunetv2_xattnres.nnunet_layout import dataset_number
+from nnunetv2_xattnres.plans.files import VARIANT_PLANS, dataset_folder, not_preprocessed
+from nnunetv2_xattnres.plans.studies import make_variants
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,12 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("-p", "--plans", default="nnUNetPlans", metavar="NAME", help="plans to read (nnUNetPlans)")
     parser.add_argument(
-        "-o", "--output", default="nnUNetXAttnResPlans", metavar="NAME",
-        help="plans to write or to add to, in the same folder (nnUNetXAttnResPlans)",
-    )  # fmt: skip
-    parser.add_argument("--network", choices=NETWORKS, help="default: the network that the plans name")
+        "--variants", metavar="NAME", help=f"plans to write or to add to, in the same folder ({VARIANT_PLANS})"
+    )
+    parser.add_argument("-o", "--output", dest="former_variants", help=argparse.SUPPRESS)
+    parser.add_argument("--network", choices=list(NETWORKS), help="default: the network that the plans name")
     parser.add_argument(
-        "--study", nargs="+", default=["all"], choices=[*STUDIES, "all"], metavar="STUDY",
+        "--study", nargs="+", default=["all"], metavar="STUDY",
         help=f"{', '.join(STUDIES)} or all (default); backbone adds EMCAD and the paper's U-Net where the data is 2D",
     )  # fmt: skip
     parser.add_argument(
@@ -46,20 +49,24 @@ def run(args: argparse.Namespace) -> int:
     weights = None if args.encoder_weights.lower() == "none" else args.encoder_weights
     if weights not in (None, "imagenet"):
         weights = str(Path(weights).expanduser().resolve())
+    if args.former_variants and not args.variants:
+        print("note: -o is now called --variants", file=sys.stderr)
+    output = args.variants or args.former_variants or VARIANT_PLANS
     variants = make_variants(
-        args.dataset, args.configuration, args.plans, args.output, args.network, args.study,
+        args.dataset, args.configuration, args.plans, output, args.network, parse_names(args.study, "--study"),
         encoder=args.encoder, encoder_weights=weights, input_size=args.input_size, overwrite=args.overwrite,
     )  # fmt: skip
     variants.write()
     found, folder = variants.found, dataset_folder(args.dataset)
-    print(f"{folder / args.output}.json: {len(found)} configurations, {args.plans} unchanged\n")
-    number = int(folder.name[7:10])
+    print(f"{folder / output}.json: {len(found)} configurations, {args.plans} unchanged\n")
+    number = dataset_number(folder.name)
     width = max(map(len, found))
     for name, cell in found.items():
-        trainer = " -tr nnUNetTrainer_EMCAD" if cell["network"] == "emcad" else ""
-        print(f"nnUNetv2_train {number} {name:{width}} 0 -p {args.output}{trainer}".rstrip())
+        own = NETWORKS[cell["network"]].trainers.get(TRAINER)
+        trainer = f" -tr {own}" if own else ""
+        print(f"nnUNetv2_train {number} {name:{width}} 0 -p {output}{trainer}".rstrip())
     print("\nAny trainer does (-tr nnUNetTrainer_XAttnRes shows progress); without -tr it is nnU-Net's own.")
-    if any(cell["network"] == "emcad" for cell in found.values()):
+    if any(NETWORKS[cell["network"]].encoder for cell in found.values()):
         print("nnUNetTrainer_EMCAD loads the encoder's weights; every other trainer starts EMCAD from random weights.")
         print('Our trainers need: export nnUNet_extTrainer="$(nnunetv2_xattnres trainer-path)"')
     for line in not_preprocessed(args.dataset, variants.plans, found, args.plans):

@@ -6,24 +6,16 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from nnunetv2_xattnres.catalogue import NETWORKS, VARIANTS, routings
 from nnunetv2_xattnres.errors import InputError
-from nnunetv2_xattnres.plans.variants import NETWORKS, exists_in, has_variant, routing_of
 
 if TYPE_CHECKING:
     from torch import nn
-
-# Table 2: parameters in millions, multiply-accumulates in billions (256x256, three channels, one class)
-PAPER = {
-    ("paper-unet", "baseline"): (1.06, 2.50),
-    ("paper-unet", "both"): (1.28, 2.87),
-    ("emcad", "baseline"): (26.76, 5.60),
-    ("emcad", "both"): (28.09, 5.76),
-}
-ROUTINGS = ("baseline", "noskip", "replace", "both", "encoder", "decoder")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--channels", type=int, default=3, help="input channels (3)")
     parser.add_argument("--classes", type=int, default=1, help="output channels (1)")
-    parser.add_argument("--network", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="default: all")
-    parser.add_argument("--routing", nargs="+", choices=ROUTINGS, default=list(ROUTINGS), help="default: all")
+    parser.add_argument("--network", nargs="+", choices=list(NETWORKS), default=list(NETWORKS), help="default: all")
+    parser.add_argument("--routing", nargs="+", choices=list(routings()), default=list(routings()), help="default: all")
     parser.add_argument("--encoder", default="pvt_v2_b2", metavar="NAME", help="EMCAD's encoder (pvt_v2_b2)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
@@ -50,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--size {' '.join(map(str, args.size))}: give two or three positive numbers")
     if min(args.channels, args.classes) < 1:
         raise InputError(f"--channels {args.channels} --classes {args.classes}: give at least 1")
-    networks = [network for network in args.network if exists_in(network, len(args.size))]
+    networks = [network for network in args.network if len(args.size) in NETWORKS[network].dimensions]
     if not networks:
         raise InputError(f"{' and '.join(args.network)} are 2D networks: give --size H W")
     from nnunetv2_xattnres.architectures.emcad import ENCODERS  # imports torch, which takes seconds
@@ -79,12 +71,14 @@ def measure_all(
     """
     from nnunetv2_xattnres.plans.measure import measure
 
-    cells = [(network, routing) for network in networks for routing in routings if has_variant(network, routing)]
+    cells = [
+        (network, routing) for network in networks for routing in routings if routing in NETWORKS[network].variants
+    ]
     rows: list[dict[str, Any]] = []
     for network, routing in tqdm(cells, desc="measuring", leave=False, disable=not sys.stderr.isatty()):
         cost = measure(builder(network, routing, size, channels, classes, encoder), (1, channels, *size))
         base = next((row for row in rows if (row["network"], row["routing"]) == (network, "baseline")), None)
-        paper = _paper(network, routing) if encoder == "pvt_v2_b2" or network != "emcad" else None
+        paper = _paper(network, routing) if NETWORKS[network].encoder in (None, encoder) else None
         rows.append({
             "network": network,
             "routing": routing,
@@ -102,10 +96,11 @@ def measure_all(
 
 
 def _paper(network: str, routing: str) -> dict[str, int] | None:
-    if (network, routing) not in PAPER:
+    printed = NETWORKS[network].paper_cost
+    if routing not in printed:
         return None
     figures = []
-    for value, base, unit in zip(PAPER[network, routing], PAPER[network, "baseline"], (1e6, 1e9), strict=True):
+    for value, base, unit in zip(printed[routing], printed["baseline"], (1e6, 1e9), strict=True):
         figures += [round(value * unit), round((value - base) * unit)]
     return dict(zip(("parameters", "parameters_over_baseline", "macs", "macs_over_baseline"), figures, strict=True))
 
@@ -114,18 +109,16 @@ def builder(
     network: str, routing: str, size: Sequence[int], channels: int, classes: int, encoder: str
 ) -> Callable[[], nn.Module]:
     """A function that builds the network; nnU-Net's two as its planner lays them out for a patch of ``size``."""
-    from nnunetv2_xattnres import architectures
-
-    values = routing_of(routing)
-    if network == "paper-unet":
-        return lambda: architectures.PaperUNet(channels, classes, routing=values)
-    if network == "emcad":
-        return lambda: architectures.EMCADNet(channels, classes, encoder=encoder, routing=values)
-    kwargs = unet_kwargs(size, residual=network == "resenc")
-    name = "XAttnResResidualEncoderUNet" if network == "resenc" else "XAttnResUNet"
-    return lambda: getattr(architectures, name)(
-        input_channels=channels, num_classes=classes, routing=values, deep_supervision=False, **kwargs
-    )
+    entry = NETWORKS[network]
+    module, _, name = entry.class_name.rpartition(".")
+    routed = {"routing": VARIANTS[routing].routing} if entry.takes_routing else {}
+    if entry.stock:
+        kwargs = {"input_channels": channels, "num_classes": classes, "deep_supervision": False}
+        kwargs.update(unet_kwargs(size, residual="Residual" in entry.stock))
+    else:
+        kwargs = {"encoder": encoder} if entry.encoder else {}
+    inputs = () if entry.stock else (channels, classes)
+    return lambda: getattr(import_module(module), name)(*inputs, **kwargs, **routed)
 
 
 def unet_kwargs(size: Sequence[int], residual: bool) -> dict[str, Any]:
@@ -170,8 +163,8 @@ def print_table(rows: Sequence[dict[str, Any]], args: argparse.Namespace) -> Non
         "\nlinear layers and XAttnRes's products (in EMCAD's encoder without its attention). Activations: MiB"
         "\nat the peak of a forward pass in training. Paper: Table 2, for 3 x 256x256 and one class."
     )
-    if {"unet", "resenc"} & {row["network"] for row in rows}:
-        print("unet, resenc: nnU-Net's own networks as it plans them for this patch size.")
+    if extended := [key for key in NETWORKS if NETWORKS[key].stock and key in {row["network"] for row in rows}]:
+        print(f"{', '.join(extended)}: nnU-Net's own networks as it plans them for this patch size.")
 
 
 def _lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:

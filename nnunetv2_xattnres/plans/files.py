@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from nnunetv2_xattnres.errors import InputError
-from nnunetv2_xattnres.json_files import read_object
+from nnunetv2_xattnres.json_files import check_format, read_object
+from nnunetv2_xattnres.nnunet_layout import DATASET_JSON, PREPROCESSED, dataset_number, variable_folder
 from nnunetv2_xattnres.outputs import written
+
+VARIANT_PLANS = "nnUNetXAttnResPlans"  # default name of the plans with the variants
+OWN_KEY = "xattnres"  # what we note in such plans
+FORMAT = 1
 
 
 def dataset_folder(dataset: int | str) -> Path:
@@ -19,14 +23,12 @@ def dataset_folder(dataset: int | str) -> Path:
     Raises:
         InputError: the variable is not set, or there is no such folder, or several.
     """
-    root = os.environ.get("nnUNet_preprocessed")  # noqa: SIM112
-    if not root:
-        raise InputError("nnUNet_preprocessed is not set: export it, as for every nnU-Net command")
+    root = variable_folder(PREPROCESSED)
     text = str(dataset)
     if text.startswith("Dataset"):
-        found = [Path(root) / text]
+        found = [root / text]
     elif text.isdecimal():
-        found = sorted(Path(root).glob(f"Dataset{int(text):03d}_*"))
+        found = sorted(root.glob(f"Dataset{int(text):03d}_*"))
     else:
         raise InputError(f"{text} is neither the number of a data set nor a name that starts with Dataset")
     found = [folder for folder in found if folder.is_dir()]
@@ -57,7 +59,7 @@ def read_plans(dataset: int | str, plans_name: str) -> dict[str, Any]:
 
 def read_dataset_json(dataset: int | str) -> dict[str, Any]:
     """The data set's ``dataset.json``."""
-    return _read(dataset_folder(dataset) / "dataset.json", "run nnUNetv2_plan_and_preprocess first")
+    return _read(dataset_folder(dataset) / DATASET_JSON, "run nnUNetv2_plan_and_preprocess first")
 
 
 def read_existing(dataset: int | str, plans_name: str) -> dict[str, Any] | None:
@@ -70,8 +72,9 @@ def read_existing(dataset: int | str, plans_name: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     plans = _read(path, "")
-    if "xattnres" not in plans:
-        raise InputError(f"{path} exists and was not written by this command: give another name with -o")
+    if OWN_KEY not in plans:
+        raise InputError(f"{path} exists and was not written by this command: give another name with --variants")
+    check_format(plans[OWN_KEY], path, FORMAT)
     return plans
 
 
@@ -120,16 +123,17 @@ def merge(existing: dict[str, Any], new: dict[str, Any], configurations: Iterabl
     Raises:
         InputError: the two were made from different plans, or anything that counts would change.
     """
-    name, base = existing["plans_name"], new["xattnres"]["base_plans"]
-    made_from = existing["xattnres"].get("base_plans")
+    name, base = existing["plans_name"], new[OWN_KEY]["base_plans"]
+    made_from = existing[OWN_KEY].get("base_plans")
     if made_from != base:
         raise InputError(
             f"{name} holds variants of {made_from}, asked for are variants of {base}: give another name for the plans "
-            "to write with -o"
+            "to write with --variants"
         )
     have = existing["configurations"]
     needed = dict.fromkeys(each for configuration in configurations for each in lineage(new, configuration))
-    problems = [f"{key} is different" for key in new if key != "configurations" and new[key] != existing.get(key)]
+    shared = new.keys() - {"configurations", OWN_KEY}
+    problems = [f"{key} is different" for key in new if key in shared and new[key] != existing.get(key)]
     problems += [
         f"configuration {each} is different"
         for each in needed
@@ -138,7 +142,7 @@ def merge(existing: dict[str, Any], new: dict[str, Any], configurations: Iterabl
     if problems:
         raise InputError(
             f"{name} exists already, and is not what {base} and these options give: give another name for the plans to "
-            "write with -o, or replace the whole file with `nnunetv2_xattnres plan ... --overwrite`",
+            "write with --variants, or replace the whole file with `nnunetv2_xattnres plan ... --overwrite`",
             problems,
         )
     added = {each: content for each, content in new["configurations"].items() if each not in have}
@@ -190,7 +194,7 @@ def not_preprocessed(
 ) -> list[str]:
     """A line for each kind of data that these variants of ``base_plans`` lack, with the command that makes it."""
     folder = dataset_folder(dataset)
-    command = f"nnUNetv2_preprocess -d {int(folder.name[7:10])} -plans_name {base_plans} -c"
+    command = f"nnUNetv2_preprocess -d {dataset_number(folder.name)} -plans_name {base_plans} -c"
     # the parent, which the base plans have under the same name
     parents = {resolve(plans, name)["data_identifier"]: lineage(plans, name)[:2][-1] for name in configurations}
     return [

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.json_files import read_json, write_json
+from nnunetv2_xattnres.nnunet_layout import SPLITS
 
 Fold = dict[str, list[str]]
-FILE = "splits_final.json"
 STOCK_FOLDS = 5  # as many as nnU-Net makes where the file does not exist
 _ADVICE = "write it again, or delete it, and nnU-Net makes 5 random folds"
 
@@ -20,7 +20,7 @@ def read_splits(preprocessed: Path) -> list[Fold] | None:
     Raises:
         InputError: it is not a list of such folds, with a line for each that is not.
     """
-    path = preprocessed / FILE
+    path = preprocessed / SPLITS
     folds = read_json(path, _ADVICE)
     if folds is None:
         return None
@@ -58,7 +58,7 @@ def check_cases(preprocessed: Path, identifiers: Iterable[str], folds: Iterable[
             if missing:
                 problems.append(f"fold {number}: {len(missing)} not in {identifier}, such as {', '.join(missing[:3])}")
     if problems:
-        raise InputError(f"{preprocessed / FILE} names cases that are not preprocessed: {_ADVICE}", problems)
+        raise InputError(f"{preprocessed / SPLITS} names cases that are not preprocessed: {_ADVICE}", problems)
 
 
 def make_splits(preprocessed: Path, identifier: str) -> list[Fold]:
@@ -79,12 +79,12 @@ def make_splits(preprocessed: Path, identifier: str) -> list[Fold]:
     if len(names) < STOCK_FOLDS:
         raise InputError(
             f"{preprocessed / identifier} has {len(names)} cases, too few for nnU-Net's {STOCK_FOLDS} folds: write "
-            f"{preprocessed / FILE} yourself"
+            f"{preprocessed / SPLITS} yourself"
         )
     # the seed is nnU-Net's: a training without this command gets the same folds
     made = generate_crossval_split(names, seed=12345, n_splits=STOCK_FOLDS)
     folds = [{key: [str(name) for name in fold[key]] for key in ("train", "val")} for fold in made]
-    write_json(preprocessed / FILE, folds)
+    write_json(preprocessed / SPLITS, folds)
     return folds
 
 

@@ -7,8 +7,12 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
+from nnunetv2_xattnres.catalogue import NETWORKS, STUDIES
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.plans.files import (
+    FORMAT,
+    OWN_KEY,
+    VARIANT_PLANS,
     check_builds,
     merge,
     read_dataset_json,
@@ -17,25 +21,7 @@ from nnunetv2_xattnres.plans.files import (
     resolve,
     save_plans,
 )
-from nnunetv2_xattnres.plans.variants import (
-    NETWORKS,
-    architecture,
-    class_of,
-    configuration_name,
-    dimensions,
-    exists_in,
-    has_variant,
-    network_of,
-)
-
-# study: the variants that it compares
-STUDIES: dict[str, list[str]] = {
-    "skip": ["baseline", "noskip", "replace", "both"],  # Table 3
-    "position": ["noskip", "encoder", "decoder", "replace"],  # Table 4
-    "init": ["both", "init_random", "init_kaiming", "init_xavier"],  # Table 5; `both` starts from zero
-    "backbone": ["baseline", "noskip", "replace", "both"],  # Table 3, on EMCAD and the paper's U-Net as well
-}
-BACKBONES = ("emcad", "paper-unet")
+from nnunetv2_xattnres.plans.variants import architecture, configuration_name, dimensions, network_of
 
 Cell = dict[str, Any]
 
@@ -60,25 +46,26 @@ def cells(parent_name: str, parent: dict[str, Any], network: str | None, studies
     if unknown:
         raise InputError(f"unknown study {', '.join(unknown)}: the studies are {', '.join(STUDIES)}")
     dims = dimensions(parent)
-    network = network or network_of(parent)
     if network is None:
-        raise InputError(
-            f"the configuration {parent_name} names {parent['architecture']['network_class_name']}, which has no "
-            "XAttnRes form here: give plans of nnU-Net's PlainConvUNet or ResidualEncoderUNet, or --network "
-            "emcad or paper-unet, which do not depend on the network in the plans"
-        )
+        extended = network_of(parent)
+        if extended is None:
+            others = " or ".join(key for key, each in NETWORKS.items() if not each.stock)
+            raise InputError(
+                f"the configuration {parent_name} names {parent['architecture']['network_class_name']}, which has no "
+                "XAttnRes form here: give plans of nnU-Net's PlainConvUNet or ResidualEncoderUNet, or --network "
+                f"{others}, which do not depend on the network in the plans"
+            )
+        network = extended.key
     if network not in NETWORKS:
         raise InputError(f"unknown network {network}: the networks are {', '.join(NETWORKS)}")
-    if not exists_in(network, dims):
+    if dims not in NETWORKS[network].dimensions:
         raise InputError(f"{network} is a 2D network and {parent_name} is {dims}D: choose -c 2d or another --network")
     found: dict[str, Cell] = {}
     for study in studies:
-        networks = [network]
-        if study == "backbone":
-            networks += [other for other in BACKBONES if other != network and exists_in(other, dims)]
-        for name in networks:
-            for variant in STUDIES[study]:
-                if has_variant(name, variant):
+        others = [each for each in STUDIES[study].networks if each != network and dims in NETWORKS[each].dimensions]
+        for name in (network, *others):
+            for variant in STUDIES[study].variants:
+                if variant in NETWORKS[name].variants:
                     key = configuration_name(parent_name, name, variant)
                     cell = found.setdefault(key, {"variant": variant, "network": name, "studies": []})
                     cell["studies"].append(study)
@@ -111,11 +98,11 @@ def make_variants(
     dataset: int | str,
     configuration: str | Sequence[str] = "2d",
     base_plans: str = "nnUNetPlans",
-    output_plans: str = "nnUNetXAttnResPlans",
+    output_plans: str = VARIANT_PLANS,
     network: str | None = None,
     studies: Sequence[str] = tuple(STUDIES),
     *,
-    encoder: str = "pvt_v2_b2",
+    encoder: str | None = None,
     encoder_weights: str | None = "imagenet",
     input_size: Sequence[int] | None = None,
     keep: bool = False,
@@ -132,11 +119,9 @@ def make_variants(
         configuration: The parent, or several of them.
         base_plans: Name of the plans that have it; they stay as they are.
         output_plans: Name of the plans to write.
-        network: ``unet``, ``resenc``, ``emcad`` or ``paper-unet``; ``None`` takes the one in the parent.
+        network: Key of :data:`NETWORKS`; ``None`` takes the one in the parent.
         studies: Keys of :data:`STUDIES`, or ``all``.
-        encoder: EMCAD's encoder.
-        encoder_weights: What ``nnUNetTrainer_EMCAD`` loads into it: ``imagenet``, a file, or ``None``.
-        input_size: Fixed input size of EMCAD and the paper's U-Net.
+        encoder, encoder_weights, input_size: See :func:`~nnunetv2_xattnres.plans.variants.architecture`.
         keep: Take the variants of ``output_plans.json`` as they are, whatever options they were written with.
         overwrite: Replace an existing ``output_plans.json`` as a whole.
 
@@ -144,11 +129,13 @@ def make_variants(
         InputError: something is missing, does not fit, does not build, or would be overwritten.
     """
     if output_plans.casefold() == base_plans.casefold():  # one file on macOS and Windows
-        raise InputError(f"the plans to write have the name of the plans to read, {base_plans}: give another with -o")
+        raise InputError(
+            f"the plans to write have the name of the plans to read, {base_plans}: give another with --variants"
+        )
     base = read_plans(dataset, base_plans)
     existing = None if overwrite else read_existing(dataset, output_plans)
     there = existing["configurations"] if existing is not None else {}
-    plans = {**deepcopy(base), "plans_name": output_plans, "xattnres": {"base_plans": base_plans}}
+    plans = {**deepcopy(base), "plans_name": output_plans, OWN_KEY: {"format": FORMAT, "base_plans": base_plans}}
     parents = [configuration] if isinstance(configuration, str) else list(configuration)
     found: dict[str, Cell] = {}
     made: list[str] = []
@@ -186,9 +173,10 @@ def make_variants(
 
 def _check_encoder_weights(plans: dict[str, Any], found: dict[str, Cell]) -> None:
     """Files of weights are looked at now: the training that needs them may start days later, on another machine."""
-    named = [resolve(plans, name)["architecture"]["arch_kwargs"] for name in found if found[name]["network"] == "emcad"]
-    if not named:
+    pretrained = [name for name, cell in found.items() if NETWORKS[cell["network"]].encoder]
+    if not pretrained:
         return
+    named = [resolve(plans, name)["architecture"]["arch_kwargs"] for name in pretrained]
     from nnunetv2_xattnres.architectures.pvt_weights import check_encoder_weights  # imports torch, which takes seconds
 
     for encoder, weights in dict.fromkeys((each["encoder"], each.get("encoder_weights")) for each in named):
@@ -200,11 +188,11 @@ def _check_networks(plans: dict[str, Any], found: dict[str, Cell]) -> None:
     problems = []
     for name in found.keys() & plans["configurations"].keys():
         has = resolve(plans, name)["architecture"]["network_class_name"]
-        if has != class_of(found[name]["network"]):
+        if has != NETWORKS[found[name]["network"]].class_name:
             problems.append(f"configuration {name} has {has}, asked for is {found[name]['network']}")
     if problems:
         raise InputError(
             f"{plans['plans_name']} holds variants of another network: give another name for the plans to write "
-            "with -o",
+            "with --variants",
             sorted(problems),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from copy import deepcopy
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -15,9 +16,11 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import nn
 from tqdm import tqdm
 
-from nnunetv2_xattnres.architectures.routing import VARIANTS, Routing
+from nnunetv2_xattnres.architectures.routing import Routing
 from nnunetv2_xattnres.architectures.xattnres import XAttnRes
+from nnunetv2_xattnres.catalogue import routings
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.nnunet_layout import AUGMENTATION_PROCESSES, SPLITS, TRAINER_KEY
 from nnunetv2_xattnres.outputs import replace_file
 from nnunetv2_xattnres.trainers.folds import check_fold
 from nnunetv2_xattnres.trainers.seeding import (
@@ -61,11 +64,33 @@ class PluginTrainer(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's own signature
     ) -> None:
+        plans = self.adapt_plans(deepcopy(plans), configuration, dataset_json)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = self.epochs or self.num_epochs
         self.num_iterations_per_epoch = self.iterations or self.num_iterations_per_epoch
         self.num_val_iterations_per_epoch = self.validation_iterations or self.num_val_iterations_per_epoch
         self._progress: _Progress | None = None
+        self.configure_recipe()
+
+    def adapt_plans(self, plans: dict, configuration: str, dataset_json: dict) -> dict:
+        """The plans to train by, before nnU-Net reads them: the place where a subclass changes the configuration.
+
+        Args:
+            plans: Content of the plans file, a copy.
+            configuration: Name of the configuration to train.
+            dataset_json: Content of ``dataset.json``.
+
+        Raises:
+            InputError: the configuration cannot be trained by this trainer.
+        """
+        return plans
+
+    def configure_recipe(self) -> None:
+        """Set rates, lengths and the like, after nnU-Net has set its own.
+
+        Raises:
+            InputError: the configuration cannot be trained by this trainer.
+        """
 
     def initialize(self) -> None:
         """Seed where asked to, then build network, optimiser and loss as nnU-Net does."""
@@ -86,7 +111,7 @@ class PluginTrainer(nnUNetTrainer):
         Raises:
             InputError: the split file does not have it, or cannot be used.
         """
-        check_fold(self.fold, Path(self.preprocessed_dataset_folder_base) / "splits_final.json")
+        check_fold(self.fold, Path(self.preprocessed_dataset_folder_base) / SPLITS)
         training, validation = super().do_split()
         if self.fold == "all":  # nnU-Net lists them in the order of a set, another one in each process
             return sorted(training), sorted(validation)
@@ -98,7 +123,7 @@ class PluginTrainer(nnUNetTrainer):
             return super().get_dataloaders()
         # without workers, nnU-Net gives the loaders themselves
         workers = get_allowed_n_proc_DA()
-        with environment_variable("nnUNet_n_proc_DA", "0"):
+        with environment_variable(AUGMENTATION_PROCESSES, "0"):
             train, val = (augmenter.data_loader for augmenter in super().get_dataloaders())
         return (
             self._in_processes(train, Purpose.TRAINING_BATCH, workers, cached=1),
@@ -195,8 +220,8 @@ class PluginTrainer(nnUNetTrainer):
         if self.local_rank != 0 or not os.path.isfile(partial):  # checkpointing was switched off
             return
         checkpoint: dict[str, Any] = torch.load(partial, map_location="cpu", weights_only=False)
-        checkpoint[OWN_NAME_KEY] = checkpoint["trainer_name"]
-        checkpoint["trainer_name"] = nnUNetTrainer.__name__
+        checkpoint[OWN_NAME_KEY] = checkpoint[TRAINER_KEY]
+        checkpoint[TRAINER_KEY] = nnUNetTrainer.__name__
         torch.save(checkpoint, partial)
         replace_file(Path(partial), Path(filename))
 
@@ -243,6 +268,6 @@ def describe_network(network: nn.Module, architecture: str, routing: dict[str, A
         return f"Network {architecture}, without XAttnRes: {text}"
     parsed = Routing.parse(routing)
     chosen = {key: getattr(parsed, key) for key in ("skip_connections", "encoder", "decoder")}
-    name = next((name for name, values in VARIANTS.items() if values == chosen), "of its own")
+    name = next((name for name, values in routings().items() if values == chosen), "of its own")
     details = ", ".join(f"{key} {'yes' if value else 'no'}" for key, value in chosen.items())
     return f"Network {architecture}, routing {name} ({details}, query_init {parsed.query_init}): {text}"

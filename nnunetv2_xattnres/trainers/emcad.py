@@ -10,11 +10,11 @@ from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch import nn
 
+from nnunetv2_xattnres.catalogue import NETWORKS
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.trainers.base import PluginTrainer
 from nnunetv2_xattnres.trainers.losses import SubsetLoss
 
-EMCAD_CLASS = "nnunetv2_xattnres.architectures.EMCADNet"
 WEIGHT_CE, WEIGHT_DICE = 0.3, 0.7
 
 
@@ -29,24 +29,19 @@ class nnUNetTrainer_EMCAD(PluginTrainer):
         InputError: the configuration names another network, or the weights cannot be loaded.
     """
 
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's own signature
-    ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
+    _restoring = False
+
+    def configure_recipe(self) -> None:
+        """EMCAD's learning rate and weight decay."""
+        super().configure_recipe()
         name = self.configuration_manager.network_arch_class_name
-        if name != EMCAD_CLASS:
+        if name != NETWORKS["emcad"].class_name:
             raise InputError(
-                f"{type(self).__name__} trains EMCAD, and configuration {configuration} of "
+                f"{type(self).__name__} trains EMCAD, and configuration {self.configuration_name} of "
                 f"{self.plans_manager.plans_name} names {name}: write one with `nnunetv2_xattnres plan --network emcad`"
             )
         self.initial_lr = 1e-4
         self.weight_decay = 1e-4
-        self._restoring = False
 
     def initialize(self) -> None:
         """As nnU-Net, then load the encoder's weights unless a checkpoint follows."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import Tensor, autocast, nn
 from torch import distributed as dist
 
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.nnunet_layout import BEST, EPOCH_KEY, FINAL, WEIGHTS_KEY
 from nnunetv2_xattnres.outputs import replace_file
 from nnunetv2_xattnres.trainers.augmentation import paper_transforms
 from nnunetv2_xattnres.trainers.base import PluginTrainer
@@ -48,15 +48,8 @@ class PaperRecipe(PluginTrainer):
 
     several_outputs = False
 
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's own signature
-    ) -> None:
-        plans = deepcopy(plans)
+    def adapt_plans(self, plans: dict, configuration: str, dataset_json: dict) -> dict:
+        """Choose the recipe, and write all of it into the configuration."""
         manager = PlansManager({key: value for key, value in plans.items() if key != "continue_training"})
         found = manager.get_configuration(configuration).configuration
         labels = manager.get_label_manager(dataset_json)
@@ -71,7 +64,11 @@ class PaperRecipe(PluginTrainer):
         plans["configurations"][configuration].update(
             {KEY: self.recipe.to_json(), "batch_size": self.recipe.batch_size}
         )
-        super().__init__(plans, configuration, fold, dataset_json, device)
+        return super().adapt_plans(plans, configuration, dataset_json)
+
+    def configure_recipe(self) -> None:
+        """The recipe's rates and lengths."""
+        super().configure_recipe()
         self.initial_lr = self.recipe.learning_rate
         self.weight_decay = self.recipe.weight_decay
         self.num_epochs = self.recipe.epochs
@@ -241,7 +238,7 @@ class PaperRecipe(PluginTrainer):
         if not before or dice > max(before):
             self.print_to_log_file(f"Best validation Dice so far: {dice:.4f}, this model is kept")
             self.current_epoch -= 1  # as nnU-Net's on_train_end: it has been counted up already
-            self.save_checkpoint(os.path.join(self.output_folder, "checkpoint_best.pth"))
+            self.save_checkpoint(os.path.join(self.output_folder, BEST))
             self.current_epoch += 1
 
     def load_checkpoint(self, *arguments: Any, **named: Any) -> None:
@@ -252,18 +249,18 @@ class PaperRecipe(PluginTrainer):
     def on_train_end(self) -> None:
         """As nnU-Net, then make the best model the final one, for the validation that follows and for predictions."""
         super().on_train_end()
-        best, final = (Path(self.output_folder) / f"checkpoint_{name}.pth" for name in ("best", "final"))
+        best, final = (Path(self.output_folder) / name for name in (BEST, FINAL))
         if self.is_ddp:
             dist.barrier()
         if not best.is_file() or not final.is_file():  # checkpointing was switched off
             return
         kept = torch.load(best, map_location="cpu", weights_only=False)
-        self._bare_network().load_state_dict(kept["network_weights"])
+        self._bare_network().load_state_dict(kept[WEIGHTS_KEY])
         if self.is_ddp:
             dist.barrier()
         if self.local_rank == 0:
             checkpoint = torch.load(final, map_location="cpu", weights_only=False)
-            checkpoint.update(network_weights=kept["network_weights"], kept_epoch=kept["current_epoch"] - 1)
+            checkpoint.update({WEIGHTS_KEY: kept[WEIGHTS_KEY], "kept_epoch": kept[EPOCH_KEY] - 1})
             partial = final.with_suffix(".partial")
             torch.save(checkpoint, partial)
             replace_file(partial, final)

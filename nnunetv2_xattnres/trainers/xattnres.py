@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
-
-import torch
-
-from nnunetv2_xattnres.architectures.routing import VARIANTS
+from nnunetv2_xattnres.catalogue import VARIANTS
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.plans.architecture import architecture_of, is_ours, with_routing
 from nnunetv2_xattnres.trainers.base import PluginTrainer
@@ -25,31 +21,19 @@ class nnUNetTrainer_XAttnRes(PluginTrainer):
 
     variant = "both"
 
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's own signature
-    ) -> None:
-        plans = self._rewrite(plans, configuration)
-        super().__init__(plans, configuration, fold, dataset_json, device)
-
-    @classmethod
-    def _rewrite(cls, plans: dict, configuration: str) -> dict:
-        plans = deepcopy(plans)
+    def adapt_plans(self, plans: dict, configuration: str, dataset_json: dict) -> dict:
+        """Put XAttnRes into the configuration's network, unless the plans name a network of this package."""
         architecture = architecture_of(plans, configuration)
         where = f"configuration {configuration} of {plans['plans_name']}"
         if not is_ours(architecture):
-            architecture = with_routing(architecture, VARIANTS[cls.variant], where)
-        elif cls.variant != nnUNetTrainer_XAttnRes.variant:
+            architecture = with_routing(architecture, VARIANTS[self.variant].routing, where)
+        elif self.variant != nnUNetTrainer_XAttnRes.variant:
             raise InputError(
-                f"{where} already says which routing it trains, and {cls.__name__} asks for {cls.variant!r}: "
+                f"{where} already says which routing it trains, and {type(self).__name__} asks for {self.variant!r}: "
                 f"use -tr {nnUNetTrainer_XAttnRes.__name__}, which trains what the plans say."
             )
         plans["configurations"][configuration]["architecture"] = architecture
-        return plans
+        return super().adapt_plans(plans, configuration, dataset_json)
 
 
 class nnUNetTrainer_XAttnRes_Replace(nnUNetTrainer_XAttnRes):

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import matplotlib
 
-from nnunetv2_xattnres.visualization.svg import COLOURS, STYLE, figure_to_svg
+from nnunetv2_xattnres.catalogue import GREY, VARIANTS
+from nnunetv2_xattnres.visualization.svg import STYLE, figure_to_svg
 
 WIDTH = 4.3  # inches: legible on a phone without scrolling, two or three in a row on a desk
 
@@ -31,7 +32,7 @@ class Curve(NamedTuple):
 
 def colour(variant: str) -> str:
     """The colour of a variant on every figure."""
-    return COLOURS.get(variant, "#8a8f98")
+    return VARIANTS[variant].colour if variant in VARIANTS else GREY
 
 
 def bar_chart(title: str, bars: Sequence[Bar], base: Bar | None, name: str) -> tuple[str, str]:
@@ -91,7 +92,8 @@ def curve_chart(title: str, curves: Sequence[Curve], name: str) -> str:
         seen: set[str] = set()
         for curve in curves:
             # initialisations share their colours with routings: dashed, because both can be on one chart
-            style = "--" if curve.variant.startswith("init_") else "-"
+            dashed = curve.variant in VARIANTS and VARIANTS[curve.variant].has_own_init
+            style = "--" if dashed else "-"
             line = {"color": colour(curve.variant), "linewidth": 1.2, "alpha": 0.85, "linestyle": style}
             if len(curve.epochs) < 12:  # a short run is a few points, and a single epoch would be no line at all
                 line |= {"marker": "o", "markersize": 2.5}

@@ -28,18 +28,6 @@ STYLE = {
     "axes.facecolor": "none",
     "savefig.facecolor": "none",
 }
-# Okabe and Ito's colours, which people with colour blindness tell apart, by what they stand for
-COLOURS = {
-    "baseline": "#8a8f98",
-    "noskip": "#D55E00",
-    "replace": "#009E73",
-    "both": "#2f86d1",
-    "encoder": "#CC79A7",
-    "decoder": "#E69F00",
-    "init_random": "#D55E00",
-    "init_kaiming": "#CC79A7",
-    "init_xavier": "#E69F00",
-}
 
 
 def figure_to_svg(figure: "Figure", name: str, alternative: str) -> str:

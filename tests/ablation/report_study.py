@@ -24,7 +24,14 @@ def ellipse(centre, radii, shape=SHAPE):
 
 
 def make_study(
-    root: Path, variants=SKIP, networks=("unet",), seeds=(0, 1), folds=(0,), cases=6, dataset="Dataset011_ClinicDB"
+    root: Path,
+    variants=SKIP,
+    networks=("unet",),
+    seeds=(0, 1),
+    folds=(0,),
+    cases=6,
+    dataset="Dataset011_ClinicDB",
+    skip=SKIP,
 ) -> Path:
     """Write raw data and a complete study; returns the study's folder."""
     raw, folder = root / "raw" / dataset, root / "study"
@@ -48,7 +55,7 @@ def make_study(
             for network in networks:
                 for variant in variants:
                     name = f"2d_{'' if network == 'unet' else network + '_'}{variant}"
-                    study = ["skip"] if variant in SKIP else []
+                    study = ["skip"] if variant in (*SKIP, *skip) else []
                     study += ["position"] if variant in ("noskip", "encoder", "decoder", "replace") else []
                     study += ["init"] if variant == "both" or variant.startswith("init") else []
                     trainer = "nnUNetTrainer_EMCAD" if network == "emcad" else "nnUNetTrainer_XAttnRes"

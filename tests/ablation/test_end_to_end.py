@@ -12,7 +12,7 @@ from nnunetv2_xattnres.ablation.commands import Device
 from nnunetv2_xattnres.ablation.listing import Events
 from nnunetv2_xattnres.ablation.local import run_local
 from nnunetv2_xattnres.ablation.observe import observe
-from nnunetv2_xattnres.ablation.planning import plan_study
+from nnunetv2_xattnres.ablation.planning import Request, plan_study
 from nnunetv2_xattnres.ablation.slurm import Resources, follow, submit
 
 pytestmark = pytest.mark.slow
@@ -55,8 +55,7 @@ def one_cell(discs, tmp_path, monkeypatch, request):
     for name, value in {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1", "OMP_WAIT_POLICY": "PASSIVE"}.items():
         monkeypatch.setenv(name, value)
     trainer = "nnUNetTrainer_XAttnRes_Paper"
-    options = {"trainer": trainer, "folds": [0], "seeds": [0], "network": "paper-unet"}
-    study = plan_study(tmp_path / "study", "21", "2d", "nnUNetPlans", "nnUNetXAttnResPlans", ["skip"], **options)
+    study = plan_study(tmp_path / "study", Request("21", trainer=trainer, seeds=[0], network="paper-unet"))
     study.cells = [cell for cell in study.cells if cell.variant == "replace"]
     study.save()
     return study

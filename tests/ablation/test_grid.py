@@ -45,12 +45,13 @@ def test_emcad_is_trained_by_the_partner_of_the_trainer():
 
 
 def test_options_are_parsed_and_their_errors_say_what_was_given():
-    assert parse_names(" skip, position,skip", "--study") == ["skip", "position"]
-    assert parse_folds("0,3,all") == [0, 3, "all"]
+    for values in (["skip", "position", "skip"], [" skip, position,skip"], ["skip,", "position"]):
+        assert parse_names(values, "--study") == ["skip", "position"]
+    assert parse_folds(["0", "3", "all"]) == parse_folds(["0,3,all"]) == [0, 3, "all"]
     with pytest.raises(InputError, match="'x'"):
-        parse_folds("0,x")
+        parse_folds(["0,x"])
     with pytest.raises(InputError, match="--study is empty"):
-        parse_names(",", "--study")
+        parse_names([","], "--study")
 
 
 def test_devices_are_the_visible_gpus(monkeypatch):

@@ -11,7 +11,7 @@ from without_posix import WITHOUT, run
 
 from nnunetv2_xattnres.ablation.cell import run_cell
 from nnunetv2_xattnres.ablation.commands import Device
-from nnunetv2_xattnres.ablation.planning import plan_study
+from nnunetv2_xattnres.ablation.planning import Request, plan_study
 from nnunetv2_xattnres.ablation.study import Study
 from nnunetv2_xattnres.ablation.trainer_names import check_trainer
 from nnunetv2_xattnres.cli import main
@@ -88,7 +88,7 @@ def plan(folder, **changes):
         "seeds": [0],
         **changes,
     }
-    study = plan_study(folder, **asked)
+    study = plan_study(folder, Request(**asked))
     study.save()
     return study
 
@@ -151,20 +151,20 @@ def test_variants_of_other_plans_are_not_taken(preprocessed, tmp_path, studies):
     small = {**json.loads(base.read_text()), "plans_name": "nnUNetPlans_small"}
     (preprocessed / "nnUNetPlans_small.json").write_text(json.dumps(small))
     before = (preprocessed / "nnUNetXAttnResPlans.json").read_bytes()
-    with pytest.raises(InputError, match=r"variants of nnUNetPlans, asked .* of nnUNetPlans_small: .* with -o"):
+    with pytest.raises(InputError, match=r"variants of nnUNetPlans, asked .* of nnUNetPlans_small: .* with --variants"):
         plan(tmp_path / "other", base_plans="nnUNetPlans_small", studies=studies)
     plan(tmp_path / "other", base_plans="nnUNetPlans_small", plans="Small", studies=studies)
     change(base, "2d", batch_size=1)
     with pytest.raises(InputError, match=r"configuration 2d is different") as caught:
         plan(tmp_path / "third", studies=studies)
-    assert "not what nnUNetPlans" in str(caught.value) and "with -o" in str(caught.value)
+    assert "not what nnUNetPlans" in str(caught.value) and "with --variants" in str(caught.value)
     assert (preprocessed / "nnUNetXAttnResPlans.json").read_bytes() == before
     assert not (tmp_path / "third").exists()
 
 
 def test_variants_of_another_network_under_the_same_name_are_not_taken(preprocessed, tmp_path):
     plan(tmp_path / "study")
-    with pytest.raises(InputError, match=r"variants of another network.* with -o") as caught:
+    with pytest.raises(InputError, match=r"variants of another network.* with --variants") as caught:
         plan(tmp_path / "other", network="resenc")
     assert len(caught.value.problems) == 4
     assert caught.value.problems[1].startswith("configuration 2d_both has nnunetv2_xattnres.architectures.XAttnResUNet")

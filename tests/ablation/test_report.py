@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import shutil
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,16 +15,16 @@ import SimpleITK as sitk
 from report_study import SKIP, make_study, write_log
 
 from nnunetv2_xattnres.ablation.observe import observe
-from nnunetv2_xattnres.ablation.report import write_report
-from nnunetv2_xattnres.ablation.report_data import load_results
-from nnunetv2_xattnres.ablation.report_figures import read_curve
-from nnunetv2_xattnres.ablation.report_panels import choose_cases, make_panels
-from nnunetv2_xattnres.ablation.report_tables import all_tables
+from nnunetv2_xattnres.ablation.report import statistics, write_report
+from nnunetv2_xattnres.ablation.report.figures import read_curve
+from nnunetv2_xattnres.ablation.report.panels import choose_cases, make_panels
+from nnunetv2_xattnres.ablation.report.results import load_results
+from nnunetv2_xattnres.ablation.report.tables import all_tables
 from nnunetv2_xattnres.ablation.study import Study
 from nnunetv2_xattnres.cli import main
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.evaluation.files import read_scores, write_scores
-from nnunetv2_xattnres.evaluation.scores import evaluate_folders
+from nnunetv2_xattnres.evaluation.scores import METRICS, evaluate_folders
 
 
 class Page(HTMLParser):
@@ -382,3 +383,16 @@ def test_a_full_disk_is_one_message_and_leaves_the_old_report(changing, monkeypa
     error = capsys.readouterr().err
     assert error.startswith("error: the report cannot be written to ") and "No space left" in error
     assert (old / "report.md").read_text() == "old" and not list(changing.glob(".*"))
+
+
+def test_every_pair_is_compared_once(tmp_path, monkeypatch):
+    counts = Counter()
+    bootstrap = statistics.bootstrap_interval
+
+    def counted(differences, *arguments):
+        counts[differences.tobytes()] += 1
+        return bootstrap(differences, *arguments)
+
+    monkeypatch.setattr(statistics, "bootstrap_interval", counted)
+    write_report(make_study(tmp_path, variants=("baseline", "noskip", "both"), cases=4))
+    assert set(counts.values()) == {1} and len(counts) == 2 * len(METRICS)

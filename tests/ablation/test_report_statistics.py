@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nnunetv2_xattnres.ablation.statistics import bootstrap_interval, paired_difference, spread
+from nnunetv2_xattnres.ablation.report.statistics import bootstrap_interval, paired_difference, spread
 
 NAN = np.nan
 

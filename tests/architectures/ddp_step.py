@@ -4,16 +4,18 @@ import sys
 from pathlib import Path
 
 import torch
-from test_unet import NETWORKS, VARIANTS, build
+from test_unet import NETWORKS, build
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
+
+from nnunetv2_xattnres.catalogue import routings
 
 torch.set_num_threads(1)
 distributed.init_process_group("gloo")
 rank = distributed.get_rank()
 states = {}
 for kind in NETWORKS:
-    for variant in VARIANTS:
+    for variant in routings():
         network = build(kind, variant)
         parallel = DistributedDataParallel(network)
         optimizer = torch.optim.SGD(parallel.parameters(), lr=0.01)

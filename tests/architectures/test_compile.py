@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from nnunetv2_xattnres import catalogue
 from nnunetv2_xattnres.architectures import (
     EMCADNet,
     PaperUNet,
@@ -15,8 +16,6 @@ from nnunetv2_xattnres.architectures import (
     XAttnResUNet,
     use_kernel,
 )
-from nnunetv2_xattnres.architectures.routing import VARIANTS
-from nnunetv2_xattnres.plans.variants import has_variant
 
 
 def _unet(network, dims, **blocks):
@@ -43,7 +42,14 @@ NETWORKS = {
         (2, 3, 32, 32),
     ),
 }
-CASES = [(network, variant) for network in NETWORKS for variant in VARIANTS if has_variant(network, variant)]
+
+
+def _variants(network):
+    """Those of the catalogue; initialisations compile alike."""
+    return [key for key in catalogue.NETWORKS[network.split()[0]].variants if key in catalogue.routings()]
+
+
+CASES = [(network, variant) for network in NETWORKS for variant in _variants(network)]
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +63,7 @@ def form_of_a_gpu():
 def build(network, variant):
     torch.manual_seed(0)
     make, shape = NETWORKS[network]
-    return make(VARIANTS[variant]), torch.rand(shape)
+    return make(catalogue.VARIANTS[variant].routing), torch.rand(shape)
 
 
 def readers_of(network):

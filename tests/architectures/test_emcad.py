@@ -7,7 +7,7 @@ from nnunetv2_xattnres.architectures import EMCADNet
 from nnunetv2_xattnres.architectures.dry_run import dry_run
 from nnunetv2_xattnres.architectures.emcad import ENCODERS
 from nnunetv2_xattnres.architectures.emcad_decoder import MultiScaleConv
-from nnunetv2_xattnres.architectures.routing import VARIANTS
+from nnunetv2_xattnres.catalogue import routings
 
 
 class TestEMCADNet(BackboneChecks):
@@ -23,8 +23,8 @@ def count(module):
 
 def test_parameters_of_table_2():
     with torch.device("meta"):
-        network = EMCADNet(3, 1, routing=VARIANTS["baseline"])
-        one_channel = EMCADNet(1, 1, routing=VARIANTS["baseline"])
+        network = EMCADNet(3, 1, routing=routings()["baseline"])
+        one_channel = EMCADNet(1, 1, routing=routings()["baseline"])
     assert count(network.encoder) == 24_849_856
     assert count(network.decoder) == 1_913_515
     assert count(network.heads) == 1_028
@@ -42,7 +42,7 @@ def test_every_encoder_builds(encoder):
 @pytest.mark.parametrize("routing", ["baseline", "noskip", "both", "replace"])
 def test_decoder_written_out(routing):
     torch.manual_seed(0)
-    routing = VARIANTS[routing]
+    routing = routings()[routing]
     network = EMCADNet(3, 1, encoder="pvt_v2_b0", routing={**routing, "query_init": "random"}).eval()
     decoder = network.decoder
     decoder.deep_supervision = True
@@ -79,7 +79,7 @@ def test_decoder_written_out(routing):
 
 def test_encoder_positions_do_not_exist():
     def keys(name):
-        return list(EMCADNet(3, 1, encoder="pvt_v2_b0", routing=VARIANTS[name]).state_dict())
+        return list(EMCADNet(3, 1, encoder="pvt_v2_b0", routing=routings()[name]).state_dict())
 
     assert keys("encoder") == keys("noskip")
     assert keys("decoder") == keys("replace")

@@ -11,8 +11,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from nnunetv2_xattnres.architectures import XAttnResResidualEncoderUNet, XAttnResUNet
-from nnunetv2_xattnres.architectures.routing import VARIANTS, Routing
+from nnunetv2_xattnres.architectures.routing import Routing
 from nnunetv2_xattnres.architectures.xattnres import QUERY_INITS, XAttnRes
+from nnunetv2_xattnres.catalogue import routings
 
 NETWORKS = {"plain": (XAttnResUNet, PlainConvUNet), "resenc": (XAttnResResidualEncoderUNet, ResidualEncoderUNet)}
 
@@ -40,7 +41,7 @@ def arguments(kind, dims=2, deep_supervision=True):
 
 def build(kind, variant, dims=2, **changes):
     torch.manual_seed(0)
-    network = NETWORKS[kind][0](**{**arguments(kind, dims), **changes}, routing=VARIANTS[variant])
+    network = NETWORKS[kind][0](**{**arguments(kind, dims), **changes}, routing=routings()[variant])
     network.apply(network.initialize)
     return network
 
@@ -57,7 +58,7 @@ def test_baseline_is_the_stock_network_bit_for_bit(kind, dims, deep_supervision)
     ours, stock = NETWORKS[kind]
     torch.manual_seed(0)
     reference = stock(**arguments(kind, dims, deep_supervision))
-    network = ours(**arguments(kind, dims, deep_supervision), routing=VARIANTS["baseline"])
+    network = ours(**arguments(kind, dims, deep_supervision), routing=routings()["baseline"])
     assert list(network.state_dict()) == list(reference.state_dict())
     network.load_state_dict(reference.state_dict())
     got, want = network(sample(dims)), reference(sample(dims))
@@ -65,7 +66,7 @@ def test_baseline_is_the_stock_network_bit_for_bit(kind, dims, deep_supervision)
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", routings())
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_every_variant(kind, dims, variant):
@@ -77,7 +78,7 @@ def test_every_variant(kind, dims, variant):
     sum(o.square().mean() for o in outputs).backward()
     assert [name for name, p in network.named_parameters() if p.grad is None] == []
 
-    routing = Routing.parse(VARIANTS[variant])
+    routing = Routing.parse(routings()[variant])
     instances = [m for m in network.modules() if isinstance(m, XAttnRes)]
     assert len(instances) == 4 * routing.encoder + 3 * routing.decoder
     assert not any(m.query.any() for m in instances if m.projections)
@@ -131,8 +132,8 @@ def test_the_history_of_each_stage_is_what_the_equations_say(monkeypatch):
 
 
 def test_missing_routing_is_both_and_missing_keys_take_its_values():
-    assert Routing.parse(None) == Routing.parse({}) == Routing.parse(VARIANTS["both"])
-    assert Routing.parse({"skip_connections": False}) == Routing.parse(VARIANTS["replace"])
+    assert Routing.parse(None) == Routing.parse({}) == Routing.parse(routings()["both"])
+    assert Routing.parse({"skip_connections": False}) == Routing.parse(routings()["replace"])
 
 
 @pytest.mark.parametrize(
@@ -153,14 +154,14 @@ def test_unknown_routing_names_the_valid_one(routing, message):
 def test_feature_map_size_counts_what_xattnres_keeps(kind, dims):
     size = (32, 32) if dims == 2 else (16, 32, 32)
     stock = NETWORKS[kind][1](**arguments(kind, dims)).compute_conv_feature_map_size(size)
-    counts = {v: build(kind, v, dims).compute_conv_feature_map_size(size) for v in VARIANTS}
+    counts = {v: build(kind, v, dims).compute_conv_feature_map_size(size) for v in routings()}
     assert counts["baseline"] == counts["noskip"] == stock
     assert stock < counts["encoder"] < counts["both"] == counts["replace"]
     assert counts["both"] - stock == counts["encoder"] - stock + counts["decoder"] - stock
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", routings())
 def test_compiles_without_graph_breaks(variant):
     network = build("plain", variant)
     x = sample()
@@ -233,7 +234,7 @@ def test_two_processes_train_in_step_under_ddp(tmp_path):
     ]
     assert [p.wait(timeout=300) for p in processes] == [0, 0]
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    assert set(first) == {f"{kind} {variant}" for kind in NETWORKS for variant in VARIANTS}
+    assert set(first) == {f"{kind} {variant}" for kind in NETWORKS for variant in routings()}
     for name in first:
         for key, value in first[name].items():
             assert torch.equal(value, second[name][key]), (name, key)

@@ -6,11 +6,12 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_xattnres import architectures
-from nnunetv2_xattnres.architectures.routing import VARIANTS, Routing
+from nnunetv2_xattnres.architectures.routing import Routing
+from nnunetv2_xattnres.catalogue import STUDIES, routings
 from nnunetv2_xattnres.cli import main
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.plans.files import save_plans
-from nnunetv2_xattnres.plans.studies import STUDIES, make_variants
+from nnunetv2_xattnres.plans.studies import make_variants
 
 NAMES_2D = [
     "2d_baseline", "2d_noskip", "2d_replace", "2d_both", "2d_encoder", "2d_decoder",
@@ -62,8 +63,8 @@ def test_everything_by_default(folder, capsys):
         _, class_name = configuration.network_arch_class_name.rsplit(".", 1)
         assert type(network) is getattr(architectures, class_name)
         expected = name.removeprefix("2d_").removeprefix("emcad_").removeprefix("paper_unet_")
-        if expected in VARIANTS:
-            assert network.routing == Routing.parse(VARIANTS[expected])
+        if expected in routings():
+            assert network.routing == Routing.parse(routings()[expected])
         else:
             init = {"random": "random", "kaiming": "kaiming_uniform", "xavier": "xavier_uniform"}[expected[5:]]
             assert network.routing == Routing(query_init=init)
@@ -116,7 +117,7 @@ def test_names_variant_network_and_studies(folder):
     cells = write_plans("Dataset011_Polyps", studies=["skip", "position"])
     assert cells["2d_replace"] == {"variant": "replace", "network": "unet", "studies": ["skip", "position"]}
     assert cells["2d_encoder"]["studies"] == ["position"]
-    assert set(cells) == {f"2d_{name}" for name in VARIANTS}
+    assert set(cells) == {f"2d_{name}" for name in routings()}
 
 
 def test_position_study_of_emcad_leaves_out_what_it_does_not_have(folder):
@@ -127,7 +128,7 @@ def test_position_study_of_emcad_leaves_out_what_it_does_not_have(folder):
 def test_3d_has_the_networks_that_exist_there(folder):
     plans_phantom.write(folder, dims=3, channels=1, normalization="CTNormalization")
     cells = write_plans(11, "3d_fullres")
-    assert set(cells) == {f"3d_fullres_{name}" for name in (*VARIANTS, "init_random", "init_kaiming", "init_xavier")}
+    assert set(cells) == {f"3d_fullres_{name}" for name in (*routings(), "init_random", "init_kaiming", "init_xavier")}
     for network in ("emcad", "paper-unet"):
         with pytest.raises(InputError, match="2D network"):
             write_plans(11, "3d_fullres", network=network)
@@ -146,7 +147,7 @@ def test_adds_to_its_own_plans_and_repeats_without_change(folder):
 @pytest.mark.parametrize("name", ["nnUNetPlans", "nnunetplans", "NNUNETPLANS"])
 def test_the_plans_that_are_read_are_kept_also_where_the_case_of_a_name_does_not_count(folder, name):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(InputError, match="give another with -o"):
+    with pytest.raises(InputError, match="give another with --variants"):
         write_plans(11, network="paper-unet", output_plans=name, overwrite=True)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
@@ -161,7 +162,7 @@ def test_nothing_is_overwritten_silently(folder, capsys):
     assert path.read_bytes() == before
     assert main([*arguments, "--overwrite"]) == 0
     assert load(folder)["configurations"]["2d_paper_unet_both"]["architecture"]["arch_kwargs"]["input_size"] == [64, 64]
-    with pytest.raises(InputError, match="give another with -o"):
+    with pytest.raises(InputError, match="give another with --variants"):
         write_plans(11, output_plans="nnUNetPlans")
     (folder / "mine.json").write_text(json.dumps(load(folder, "nnUNetPlans")))
     with pytest.raises(InputError, match="not written by this command"):
@@ -173,7 +174,8 @@ def test_other_base_plans_need_another_name_and_other_configurations_do_not(fold
     plans_phantom.write(folder, name="nnUNetPlans_small")
     assert main(["plan", "11", "-p", "nnUNetPlans_small", "--study", "skip"]) == 2
     error = capsys.readouterr().err
-    assert "holds variants of nnUNetPlans, asked for are variants of nnUNetPlans_small" in error and "with -o" in error
+    assert "holds variants of nnUNetPlans, asked for are variants of nnUNetPlans_small" in error
+    assert "with --variants" in error
     base = load(folder, "nnUNetPlans")
     base["configurations"]["2d_other"] = {"inherits_from": "2d", "batch_size": 9}
     (folder / "nnUNetPlans.json").write_text(json.dumps(base))

@@ -10,7 +10,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from phantom_plans import make_plans
 
-from nnunetv2_xattnres.architectures.routing import VARIANTS
+from nnunetv2_xattnres.catalogue import routings
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.trainers import nnUNetTrainer_EMCAD, nnUNetTrainer_XAttnRes, nnUNetTrainer_XAttnRes_Paper
 
@@ -257,7 +257,7 @@ def log_of(trainer):
 
 @pytest.mark.parametrize(("variant", "readers"), [("both", 8), ("encoder", 4), ("decoder", 4), ("noskip", 0)])
 def test_the_log_names_routing_readers_and_parameters(make, variant, readers):
-    trainer = make(routing=VARIANTS[variant])
+    trainer = make(routing=routings()[variant])
     trainer.on_train_start()
     (line,) = [line for line in log_of(trainer).splitlines() if "Network PaperUNet" in line]
     assert f"routing {variant} (" in line

@@ -1,4 +1,5 @@
 import json
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from phantom_dataset import shrink, write_dataset
 from PIL import Image
 
 from nnunetv2_xattnres import trainers
-from nnunetv2_xattnres.architectures.routing import VARIANTS
+from nnunetv2_xattnres.catalogue import routings
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.trainers.xattnres import nnUNetTrainer_XAttnRes
 
@@ -23,19 +24,22 @@ def plans_with(network):
     return {"plans_name": "MyPlans", "configurations": configurations, "continue_training": False}
 
 
+def adapted(trainer, plans, configuration):
+    """What the trainer trains by, without building it; the copy is ``PluginTrainer``'s."""
+    return object.__new__(trainer).adapt_plans(deepcopy(plans), configuration, {})
+
+
 @pytest.mark.parametrize(
     ("stock", "ours"), [("PlainConvUNet", "XAttnResUNet"), ("ResidualEncoderUNet", "XAttnResResidualEncoderUNet")]
 )
 @pytest.mark.parametrize("configuration", ["2d", "2d_small"])
 def test_it_rewrites_the_trained_configuration_only(stock, ours, configuration):
     plans = plans_with(f"dynamic_network_architectures.architectures.unet.{stock}")
-    before = json.dumps(plans)
-    rewritten = trainers.nnUNetTrainer_XAttnRes_Replace._rewrite(plans, configuration)
-    assert json.dumps(plans) == before
+    rewritten = adapted(trainers.nnUNetTrainer_XAttnRes_Replace, plans, configuration)
     architecture = rewritten["configurations"].pop(configuration)["architecture"]
     assert architecture == {
         "network_class_name": f"nnunetv2_xattnres.architectures.{ours}",
-        "arch_kwargs": {"n_stages": 3, "routing": VARIANTS["replace"]},
+        "arch_kwargs": {"n_stages": 3, "routing": routings()["replace"]},
         "_kw_requires_import": [],
     }
     for name, values in rewritten["configurations"].items():
@@ -44,9 +48,9 @@ def test_it_rewrites_the_trained_configuration_only(stock, ours, configuration):
 
 def test_plans_of_this_package_are_trained_as_they_are():
     plans = plans_with("nnunetv2_xattnres.architectures.PaperUNet")
-    assert nnUNetTrainer_XAttnRes._rewrite(plans, "2d") == plans
+    assert adapted(nnUNetTrainer_XAttnRes, plans, "2d") == plans
     with pytest.raises(InputError, match=r"2d of MyPlans.*'noskip'.*-tr nnUNetTrainer_XAttnRes"):
-        trainers.nnUNetTrainer_XAttnRes_NoSkip._rewrite(plans, "2d")
+        adapted(trainers.nnUNetTrainer_XAttnRes_NoSkip, plans, "2d")
 
 
 @pytest.mark.parametrize("seed", ["abc", "-1", "4294967296", "1.5"])
@@ -59,7 +63,7 @@ def test_a_seed_that_is_none_is_named(tmp_path, monkeypatch, seed):
 
 def test_another_network_is_named():
     with pytest.raises(InputError, match=r"2d of MyPlans names the network somewhere\.MambaNet"):
-        nnUNetTrainer_XAttnRes._rewrite(plans_with("somewhere.MambaNet"), "2d")
+        adapted(nnUNetTrainer_XAttnRes, plans_with("somewhere.MambaNet"), "2d")
 
 
 def test_variants_and_lengths_of_the_thin_trainers():
@@ -95,7 +99,7 @@ def test_stock_commands_from_training_to_a_shared_model(planned, tmp_path):
     plans = json.loads((model / "plans.json").read_text())
     architecture = plans["configurations"]["2d"]["architecture"]
     assert architecture["network_class_name"] == "nnunetv2_xattnres.architectures.XAttnResUNet"
-    assert architecture["arch_kwargs"]["routing"] == VARIANTS["both"]
+    assert architecture["arch_kwargs"]["routing"] == routings()["both"]
     for name in ("checkpoint_final.pth", "checkpoint_best.pth"):
         checkpoint = torch.load(model / "fold_0" / name, weights_only=False)
         assert checkpoint["trainer_name"] == "nnUNetTrainer"

@@ -12,6 +12,7 @@ from types import FrameType
 
 from nnunetv2_xattnres.benchmark.check.items import CORRECTNESS, Item
 from nnunetv2_xattnres.benchmark.check.process import DONE, FAILED, TOO_LONG, WRONG, Outcome, run_apart
+from nnunetv2_xattnres.nnunet_layout import FOLDERS
 from nnunetv2_xattnres.system import told_of
 
 NOT_MEASURED = "not measured"
@@ -73,7 +74,7 @@ def _run(item: Item, folder: Path, number: int, left: float) -> Outcome:
         "KINETO_LOG_LEVEL": "99",
     }
     if item.folders:
-        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        for name in FOLDERS:
             environment[name] = str(folder / name)
             (folder / name).mkdir(exist_ok=True)
     outcome = run_apart(

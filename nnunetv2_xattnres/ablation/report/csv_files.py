@@ -6,12 +6,10 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from nnunetv2_xattnres.ablation.report_data import Results
-from nnunetv2_xattnres.ablation.statistics import paired_difference, spread
+from nnunetv2_xattnres.ablation.report.results import Results
+from nnunetv2_xattnres.ablation.report.statistics import spread
+from nnunetv2_xattnres.catalogue import STUDIES
 from nnunetv2_xattnres.evaluation.scores import METRICS
-
-# study: the variant that the others are compared with
-BASES = {"skip": "baseline", "backbone": "baseline", "position": "noskip", "init": "both"}
 
 
 def case_table(results: Results) -> str:
@@ -45,12 +43,12 @@ def difference_table(results: Results) -> str:
     """Every configuration against the baseline of each of its studies, for every metric."""
     rows = []
     for item in results.configurations:
-        for variant in dict.fromkeys(BASES[study] for study in item.studies if study in BASES):
+        for variant in dict.fromkeys(STUDIES[study].base for study in item.studies if study in STUDIES):
             base = results.find(item.network, variant)
             if base is None or not item.seeds or variant == item.variant:
                 continue
             for metric in METRICS:
-                found = paired_difference(base.scores[metric], item.scores[metric], metric != "hd95")
+                found = results.compare(base, item, metric)
                 rows.append([item.name, base.name, metric, *found])
     header = [
         "configuration",

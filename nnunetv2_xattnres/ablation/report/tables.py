@@ -1,22 +1,19 @@
 """The tables of a report in the paper's form: main results (Tables 1 and 2), skip (3), position (4), query init (5)."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
-from nnunetv2_xattnres.ablation.report_data import NETWORK_NAMES, Configuration, Results
-from nnunetv2_xattnres.ablation.report_paper import paper_class, paper_dataset, paper_in_table, paper_score
-from nnunetv2_xattnres.ablation.statistics import Difference, Spread, paired_difference, spread
+from nnunetv2_xattnres.ablation.report.paper import note_of, paper_class, paper_dataset, paper_in_table, paper_score
+from nnunetv2_xattnres.ablation.report.results import Configuration, Results
+from nnunetv2_xattnres.ablation.report.statistics import Difference, Spread, spread
+from nnunetv2_xattnres.catalogue import STUDIES, VARIANTS, Study, network_title, reads
 
 MISSING = "–"
 MINUS = "−"  # as wide as a plus, unlike a hyphen
 SCALES = {"dice": 100.0, "iou": 100.0, "hd95": 1.0}
-SKIP_VARIANTS = ("baseline", "noskip", "replace", "both")
-POSITIONS = {"noskip": "None", "encoder": "Encoder only", "decoder": "Decoder only", "replace": "Full (enc. + dec.)"}
-INITS = {"both": "Zero", "init_random": "Random", "init_kaiming": "Kaiming uniform", "init_xavier": "Xavier uniform"}
 
 
 class Row(NamedTuple):
@@ -40,11 +37,8 @@ class Table:
 
 def all_tables(results: Results) -> list[Table]:
     """The tables that the study has configurations for, in the paper's order."""
-    tables = [main_table(results), skip_table(results)]
-    tables += [
-        ordered_table(results, "position", "Application position (the paper's Table 4)", "Position", POSITIONS),
-        ordered_table(results, "init", "Pseudo-query initialisation (the paper's Table 5)", "Initialisation", INITS),
-    ]
+    studies = [study for study in STUDIES.values() if study.compares is None]
+    tables = [main_table(results), *(study_table(results, study) for study in studies)]
     return [table for table in tables if table is not None]
 
 
@@ -61,14 +55,14 @@ def main_table(results: Results) -> Table:
         for index in range(len(classes)):
             cells.append(mean_sd(spread(item.scores["dice"][:, :, index : index + 1]) if item.seeds else None, 100))
         rows.append(Row("ours", [item.title, *cells, seed_text(item)]))
-        paper = paper_score(dataset, item.network, item.variant) if item.variant in ("baseline", "both") else None
+        paper = paper_score(dataset, item.network, item.variant)
         if paper is not None:
             values = [plain(paper.dice), plain(paper.hd95), plain(paper.iou)]
             values += [plain(paper_class(paper, label)) for label in classes]
             rows.append(Row("paper", ["paper", *values, ""]))
         base = results.find(item.network, "baseline")
         if item.variant == "both" and base is not None and item.seeds:
-            rows.append(_delta_row(base, item, len(classes)))
+            rows.append(_delta_row(results, base, item, len(classes)))
     title = "Main results" + (
         " (the paper's Table 1)" if dataset == "Synapse" else " (the paper's Table 2)" * bool(dataset)
     )
@@ -76,72 +70,46 @@ def main_table(results: Results) -> Table:
     return Table("main", title, header, rows, notes + _distance_notes(results))
 
 
-def skip_table(results: Results) -> Table | None:
-    """Four routings of each network, each compared with its own baseline."""
+def study_table(results: Results, study: Study) -> Table | None:
+    """One study, each network's variants compared with its own base; ``None`` where nothing of it was planned."""
+    keys = {key for key, each in STUDIES.items() if study.key in (key, each.compares)}
     chosen = [
-        (item, [NETWORK_NAMES.get(item.network, item.network), *SKIP_MARKS[item.variant]], "baseline")
+        item
         for network in results.networks
-        for variant in SKIP_VARIANTS
+        for variant in study.variants
         for item in results.configurations
-        if (item.network, item.variant) == (network, variant) and {"skip", "backbone"} & set(item.studies)
+        if (item.network, item.variant) == (network, variant) and keys & set(item.studies)
     ]
-    title = "Skip connections and XAttnRes (the paper's Table 3)"
-    return _comparison(results, "skip", title, ["Model", "Skip", "XAttnRes"], chosen, "baseline")
-
-
-SKIP_MARKS = {
-    "baseline": ["✓", MISSING],
-    "noskip": [MISSING, MISSING],
-    "replace": [MISSING, "✓"],
-    "both": ["✓", "✓"],
-}
-
-
-def ordered_table(results: Results, study: str, title: str, first: str, names: dict[str, str]) -> Table | None:
-    """One study of a network, each row compared with the first of ``names``."""
-    base = next(iter(names))
-    networks = list(dict.fromkeys(item.network for item in results.configurations if study in item.studies))
-    chosen = []
-    for network in networks:
-        for variant, name in names.items():
-            for item in results.configurations:
-                if (item.network, item.variant) == (network, variant) and study in item.studies:
-                    model = f"{NETWORK_NAMES.get(network, network)}: " if len(networks) > 1 else ""
-                    chosen.append((item, [model + name], base))
-    return _comparison(results, study, title, [first], chosen, names[base])
-
-
-def _comparison(
-    results: Results,
-    name: str,
-    title: str,
-    columns: list[str],
-    chosen: Sequence[tuple[Configuration, list[str], str]],
-    base_name: str,
-) -> Table | None:
     if not chosen:
         return None
+    several = len({item.network for item in chosen}) > 1
     dataset = paper_dataset(results.study.dataset)
-    papers = [paper_in_table(name, dataset, item.network, item.variant) for item, _, _ in chosen]
+    papers = [paper_in_table(study.key, dataset, item.network, item.variant) for item in chosen]
     has_paper, has_distance = any(papers), any(paper and paper.hd95 for paper in papers)
+    columns = [study.column, *["Skip", "XAttnRes"] * study.marks]
     header = [*columns, "Dice %", *["paper"] * has_paper, f"HD95 {results.unit}", *["paper"] * has_distance]
-    header += [f"Δ Dice to {base_name}", "95 % interval", "reading", "seeds"]
+    base = study.base if study.marks else study.variants[study.base].row
+    header += [f"Δ Dice to {base}", "95 % interval", "reading", "seeds"]
     rows = []
-    for (item, cells, base_variant), paper in zip(chosen, papers, strict=True):
+    for item, paper in zip(chosen, papers, strict=True):
         scored = bool(item.seeds)
-        row = [*cells, mean_sd(spread(item.scores["dice"]) if scored else None, 100)]
+        row = [*_first_cells(study, item, several), mean_sd(spread(item.scores["dice"]) if scored else None, 100)]
         row += [plain(paper.dice if paper else None)] * has_paper
         row.append(mean_sd(spread(item.scores["hd95"]) if scored else None, 1))
         row += [plain(paper.hd95 if paper else None)] * has_distance
-        row += _difference_cells(results, item, base_variant)
+        row += _difference_cells(results, item, study.base)
         rows.append(Row("ours", [*row, seed_text(item)]))
-    notes = []
-    if name == "position" and dataset == "Synapse":
-        notes.append("Full: the paper's Table 4 prints the number of its network with skip connections (76.40).")
-    if name == "init":
-        notes.append("With skip connections (the routing both), as the paper's 76.40 for zero shows.")
     text = (*range(len(columns)), len(header) - 2)
-    return Table(name, title, header, rows, notes, text)
+    return Table(study.key, study.title, header, rows, note_of(study.key, dataset), text)
+
+
+def _first_cells(study: Study, item: Configuration, several: bool) -> list[str]:
+    """The cells that say which configuration a row is of."""
+    name = network_title(item.network)
+    if study.marks:
+        variant = VARIANTS[item.variant]
+        return [name, *["✓" if has else MISSING for has in (variant.skip_connections, reads(variant))]]
+    return [f"{name}: " * several + study.variants[item.variant].row]
 
 
 def _difference_cells(results: Results, item: Configuration, base_variant: str) -> list[str]:
@@ -150,7 +118,7 @@ def _difference_cells(results: Results, item: Configuration, base_variant: str) 
     base = results.find(item.network, base_variant)
     if not item.seeds or base is None:
         return [MISSING, MISSING, "not complete"]
-    found = paired_difference(base.scores["dice"], item.scores["dice"])
+    found = results.compare(base, item)
     return [signed(found.value, 100), interval(found, 100), found.reading]
 
 
@@ -168,14 +136,9 @@ def _distance_notes(results: Results) -> list[str]:
     return [text + ", ".join(found) + " (over all seeds, cases and classes). Δ leaves such a case out on both sides."]
 
 
-def _delta_row(base: Configuration, item: Configuration, classes: int) -> Row:
-    cells = [
-        signed(paired_difference(base.scores[metric], item.scores[metric]).value, SCALES[metric])
-        for metric in ("dice", "hd95", "iou")
-    ]
-    for index in range(classes):
-        pair = [scores["dice"][:, :, index : index + 1] for scores in (base.scores, item.scores)]
-        cells.append(signed(paired_difference(*pair).value, 100))
+def _delta_row(results: Results, base: Configuration, item: Configuration, classes: int) -> Row:
+    cells = [signed(results.compare(base, item, metric).value, SCALES[metric]) for metric in ("dice", "hd95", "iou")]
+    cells += [signed(results.compare(base, item, "dice", index).value, 100) for index in range(classes)]
     return Row("delta", ["Δ to baseline", *cells, ""])
 
 

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nnunetv2_xattnres.ablation.observe import Observation
-from nnunetv2_xattnres.ablation.report_data import NETWORK_NAMES, Configuration, Results, variant_name
-from nnunetv2_xattnres.ablation.statistics import nanmean
-from nnunetv2_xattnres.evaluation.files import read_scores
+from nnunetv2_xattnres.ablation.report.results import Configuration, Results
+from nnunetv2_xattnres.ablation.report.statistics import nanmean
+from nnunetv2_xattnres.catalogue import network_title, variant_title
 from nnunetv2_xattnres.evaluation.scores import find_reader, mean
+from nnunetv2_xattnres.nnunet_layout import RAW, TEST_IMAGES, TRAIN_IMAGES, variable_folder
 from nnunetv2_xattnres.visualization.overlay import overlay, resize, to_rgb
 
 CASES = 4
@@ -102,11 +103,10 @@ def make_panel(results: Results, case: str) -> Panel:
         if found is not None:
             observation, file = found
             predicted = resize(reader.read_seg(str(file))[0][0, place], spacing, WIDTH, labels=True)
-            rows = read_scores(results.study.scores_file(observation.cell))["cases"]
+            rows = results.rows[observation.cell.name]
             dice = mean([row["dice"] for row in rows if row["case"] == case])
-            name = variant_name(item.variant)
-            network = NETWORK_NAMES.get(item.network, item.network)
-            title = f"{network}: {name}" if len(results.networks) > 1 else name
+            name = variant_title(item.variant)
+            title = f"{network_title(item.network)}: {name}" if len(results.networks) > 1 else name
             caption = "–" if np.isnan(dice) else f"{100 * dice:.1f}"
             tiles.append(Tile(title, caption, overlay(picture, filled=predicted, outlined=truth)))
     return Panel(case, tiles)
@@ -127,12 +127,12 @@ def read_image(
     results: Results, dataset: dict[str, Any], case: str, records: list[dict[str, Any]], reader: Any
 ) -> np.ndarray | None:
     """The case's image (channels, Z, H, W) from nnU-Net's raw folder, or None where it is not there."""
-    subset = "imagesTs" if any(record.get("predicted") == "imagesTs" for record in records) else "imagesTr"
+    subset = TEST_IMAGES if any(record.get("predicted") == TEST_IMAGES for record in records) else TRAIN_IMAGES
     folders = [Path(results.study.dataset_json).parent]
-    if os.environ.get("nnUNet_raw"):  # noqa: SIM112
-        folders.append(Path(os.environ["nnUNet_raw"]) / results.study.dataset)  # noqa: SIM112
+    if os.environ.get(RAW):
+        folders.append(variable_folder(RAW) / results.study.dataset)
     for folder in folders:
-        listed = dataset.get("dataset", {}).get(case, {}).get("images") if subset == "imagesTr" else None
+        listed = dataset.get("dataset", {}).get(case, {}).get("images") if subset == TRAIN_IMAGES else None
         if listed:
             files = [(folder / name).resolve() for name in listed]
         else:

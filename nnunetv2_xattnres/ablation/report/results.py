@@ -8,28 +8,14 @@ from typing import Any
 import numpy as np
 
 from nnunetv2_xattnres.ablation.observe import Observation, observe
+from nnunetv2_xattnres.ablation.report.statistics import Difference, paired_difference
 from nnunetv2_xattnres.ablation.study import COMPLETE, Study
+from nnunetv2_xattnres.catalogue import network_title, variant_title
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.evaluation.files import read_scores
 from nnunetv2_xattnres.evaluation.scores import METRICS
 
-NETWORK_NAMES = {"unet": "U-Net", "resenc": "ResEnc U-Net", "emcad": "EMCAD", "paper-unet": "paper's U-Net"}
-VARIANT_NAMES = {
-    "baseline": "baseline",
-    "noskip": "no skip",
-    "replace": "replace",
-    "both": "both",
-    "encoder": "encoder only",
-    "decoder": "decoder only",
-    "init_random": "both, random init",
-    "init_kaiming": "both, Kaiming init",
-    "init_xavier": "both, Xavier init",
-}
-
-
-def variant_name(variant: str) -> str:
-    """A variant in words: ``no skip`` for ``noskip``."""
-    return VARIANT_NAMES.get(variant, variant)
+DISTANCES = ("hd95",)  # metrics of which less is better
 
 
 @dataclass
@@ -38,8 +24,8 @@ class Configuration:
 
     Attributes:
         name: In the plans file, such as ``2d_replace``.
-        variant: Its routing, a key of :data:`VARIANT_NAMES`.
-        network: A key of :data:`NETWORK_NAMES`.
+        variant: Its routing, a key of the catalogue.
+        network: A key of the catalogue.
         studies: The studies that compare it.
         seeds: Seeds in ``scores``.
         scores: Metric to array (seeds, cases, labels), NaN where not defined; folds of a test case are averaged.
@@ -59,12 +45,23 @@ class Configuration:
     @property
     def title(self) -> str:
         """Such as ``U-Net (no skip)``."""
-        return f"{NETWORK_NAMES.get(self.network, self.network)} ({variant_name(self.variant)})"
+        return f"{network_title(self.network)} ({variant_title(self.variant)})"
 
 
 @dataclass
 class Results:
-    """Everything that a report is made of."""
+    """Everything that a report is made of.
+
+    Attributes:
+        study: The study.
+        observations: Its cells as they are now.
+        configurations: Its configurations with their scores.
+        cases: Names of the scored cases.
+        labels: Name of each scored label to its value or values.
+        convention: How predictions were scored.
+        unit: Unit of distances.
+        rows: Name of each complete cell to the rows of its ``scores.json``.
+    """
 
     study: Study
     observations: list[Observation]
@@ -73,11 +70,24 @@ class Results:
     labels: dict[str, Any]
     convention: str
     unit: str
+    rows: dict[str, list[dict[str, Any]]]
+    _differences: dict[tuple[str, str, str, int | None], Difference] = field(default_factory=dict)
 
     @property
     def complete(self) -> list[Observation]:
         """The cells that have scores."""
         return [item for item in self.observations if item.state == COMPLETE]
+
+    def compare(
+        self, base: Configuration, item: Configuration, metric: str = "dice", label: int | None = None
+    ) -> Difference:
+        """``item`` against ``base``, over all labels or one; computed once, because its bootstrap takes long."""
+        key = (base.name, item.name, metric, label)
+        if key not in self._differences:
+            column = slice(None) if label is None else slice(label, label + 1)
+            pair = (scores[metric][:, :, column] for scores in (base.scores, item.scores))
+            self._differences[key] = paired_difference(*pair, higher_is_better=metric not in DISTANCES)
+        return self._differences[key]
 
     def find(self, network: str, variant: str) -> Configuration | None:
         """The configuration of a network and a variant that has scores, or None."""
@@ -116,7 +126,9 @@ def load_results(folder: Path) -> Results:
     for name in dict.fromkeys(item.cell.configuration for item in observations):
         cells = [item for item in observations if item.cell.configuration == name]
         configurations.append(_configuration(cells, found, cases, labels))
-    return Results(study, observations, configurations, cases, first["labels"], first["convention"], first["unit"])
+    rows = {name: scores["cases"] for name, scores in found.items()}
+    words = first["convention"], first["unit"]
+    return Results(study, observations, configurations, cases, first["labels"], *words, rows)
 
 
 def _configuration(

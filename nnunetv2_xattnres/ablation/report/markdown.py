@@ -1,38 +1,37 @@
 """A report as Markdown, with its figures as files beside it."""
 
-from typing import Any
+from nnunetv2_xattnres.ablation.report.page import Page
+from nnunetv2_xattnres.ablation.report.tables import Table
 
-from nnunetv2_xattnres.ablation.report_tables import Table
 
-
-def markdown(report: dict[str, Any]) -> str:
+def markdown(page: Page) -> str:
     """The whole report; figures are linked as ``figures/NAME``."""
-    lines = [f"# {report['title']}", "", report["subtitle"], ""]
-    if report["missing"]:
-        lines += [f"**{report['missing_summary']}**", "", *_items(report["missing"])]
-    if report["findings"]:
-        lines += ["## In short", "", report["findings_rule"], ""]
-        lines += _items([f"{item.subject}: {item.numbers}: **{item.reading}**" for item in report["findings"]])
-    lines += [line for text in report["cautions"] for line in (f"**{text}**", "")]
-    if report["tables"]:
-        lines += ["## Tables", "", *_items(report["reading"])]
-        for table in report["tables"]:
+    lines = [f"# {page.title}", "", page.subtitle, ""]
+    if page.missing:
+        lines += [f"**{page.missing_summary}**", "", *_items(page.missing)]
+    if page.findings:
+        lines += ["## In short", "", page.findings_rule, ""]
+        lines += _items([f"{item.subject}: {item.numbers}: **{item.reading}**" for item in page.findings])
+    lines += [line for text in page.cautions for line in (f"**{text}**", "")]
+    if page.tables:
+        lines += ["## Tables", "", *_items(page.reading)]
+        for table in page.tables:
             lines += [f"### {table.title}", "", *_table(table), "", *_items(table.notes)]
-    for title, key in (("Dice by routing", "bars"), ("Training", "curves")):
-        if report[key]:
+    for title, figures in (("Dice by routing", page.bars), ("Training", page.curves)):
+        if figures:
             lines += [f"## {title}", ""]
-            for figure in report[key]:
+            for figure in figures:
                 lines += [f"![{figure.name}](figures/{figure.name}.svg)", "", figure.caption, ""]
-    if report["panels"]:
-        lines += ["## Pictures", "", report["panel_rule"], ""]
-        for panel in report["panels"]:
+    if page.panels:
+        lines += ["## Pictures", "", page.panel_rule, ""]
+        for panel in page.panels:
             titles = ", ".join(f"{tile.title} {tile.caption}".strip() for tile in panel.tiles)
             lines += [f"![{panel.case}](figures/{panel.file})", "", f"{panel.case}, from left to right: {titles}.", ""]
     lines += ["## What was run", ""]
-    lines += _items([f"{name}: {value}" for name, value in report["facts"]] + report["fact_warnings"])
-    rows = [[_escape(cell) for cell in row] for row in [report["cell_header"], *report["cells"]]]
+    lines += _items([f"{name}: {value}" for name, value in page.facts] + page.fact_warnings)
+    rows = [[_escape(cell) for cell in row] for row in [page.cell_header, *page.cells]]
     lines += [_row(rows[0]), _row([":--", ":--", ":--", "--:", "--:"]), *map(_row, rows[1:]), ""]
-    for name, commands in report["commands"]:
+    for name, commands in page.commands:
         lines += [f"### {name}", "", "```", *commands, "```", ""]
     return "\n".join(lines)
 

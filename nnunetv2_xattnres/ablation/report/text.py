@@ -5,14 +5,14 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from nnunetv2_xattnres.ablation.report_data import NETWORK_NAMES, Configuration, Results, variant_name
-from nnunetv2_xattnres.ablation.report_tables import MISSING, interval, signed
-from nnunetv2_xattnres.ablation.statistics import paired_difference
+from nnunetv2_xattnres.ablation.report.results import Configuration, Results
+from nnunetv2_xattnres.ablation.report.tables import MISSING, interval, signed
 from nnunetv2_xattnres.ablation.study import COMPLETE
+from nnunetv2_xattnres.catalogue import STUDIES, network_title, variant_title
 from nnunetv2_xattnres.evaluation.tables import CONVENTION_TEXT
+from nnunetv2_xattnres.nnunet_layout import TEST_IMAGES, VALIDATION
 
 CELL_HEADER = ["Cell", "State", "Device", "Dice %", "hours"]
-COMPARED = ("both", "replace", "noskip")
 FINDINGS_RULE = (
     "Against the same network's baseline. Both: XAttnRes beside the skip connections; replace: instead of them; "
     "no skip: neither."
@@ -52,16 +52,17 @@ def findings(results: Results) -> list[Finding]:
     """Each routing of each network against the baseline, as far as both have scores."""
     found = []
     for network in results.networks:
-        base = results.find(network, "baseline")
-        for variant in COMPARED:
+        base = results.find(network, STUDIES["skip"].base)
+        for variant in reversed(STUDIES["skip"].variants):
             item = results.find(network, variant)
-            if base is not None and item is not None:
-                found.append(_finding(f"{NETWORK_NAMES.get(network, network)}, {variant_name(variant)}", base, item))
+            if base is not None and item is not None and item is not base:
+                subject = f"{network_title(network)}, {variant_title(variant)}"
+                found.append(_finding(results, subject, base, item))
     return found
 
 
-def _finding(subject: str, base: Configuration, item: Configuration) -> Finding:
-    found = paired_difference(base.scores["dice"], item.scores["dice"])
+def _finding(results: Results, subject: str, base: Configuration, item: Configuration) -> Finding:
+    found = results.compare(base, item)
     numbers = (
         f"{signed(found.value, 100)} points of Dice (95\u00a0% interval {interval(found, 100)}, {found.cases} cases)"
     )
@@ -103,7 +104,7 @@ def facts(results: Results) -> tuple[list[tuple[str, str]], list[str]]:
     names = dict.fromkeys(name for version in versions for name in version)
     found = {name: _distinct(version.get(name) for version in versions) for name in names}
     hours = [record["hours"] for record in records if record.get("hours") is not None]
-    where = {"imagesTs": "the test images (imagesTs)", "validation": "the validation cases of each fold"}
+    where = {TEST_IMAGES: "the test images (imagesTs)", VALIDATION: "the validation cases of each fold"}
     pairs = [
         ("Data set", study.dataset),
         ("Scored on", ", ".join(where.get(str(text), str(text)) for text in _distinct(_get(records, "predicted")))),

@@ -1,0 +1,5 @@
+"""The report of an ablation study: a page that loads nothing from elsewhere, the same as Markdown, and CSV files."""
+
+from nnunetv2_xattnres.ablation.report.write import write_report
+
+__all__ = ["write_report"]

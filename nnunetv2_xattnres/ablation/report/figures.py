@@ -1,0 +1,75 @@
+"""The drawn figures of a report: bars (Figure 1) and the curves of the trainings."""
+
+import math
+from typing import NamedTuple
+
+from nnunetv2_xattnres.ablation.observe import Observation
+from nnunetv2_xattnres.ablation.report.paper import paper_dataset, paper_in_table
+from nnunetv2_xattnres.ablation.report.results import Results
+from nnunetv2_xattnres.ablation.report.statistics import seed_means
+from nnunetv2_xattnres.catalogue import STUDIES, network_title, variant_title
+from nnunetv2_xattnres.nnunet_layout import read_epochs
+from nnunetv2_xattnres.visualization.charts import Bar, Curve, bar_chart, curve_chart
+
+
+class Figure(NamedTuple):
+    """A drawing for the page: inline SVG, with the words below it."""
+
+    name: str
+    svg: str
+    caption: str
+
+
+def bar_figures(results: Results) -> list[Figure]:
+    """One chart per study and network; studies that compare the same share one."""
+    dataset = paper_dataset(results.study.dataset)
+    figures = []
+    for study in STUDIES.values():
+        if study.compares is not None:
+            continue
+        keys = {key for key, each in STUDIES.items() if study.key in (key, each.compares)}
+        for network in results.networks:
+            bars = []
+            for variant, labels in study.variants.items():
+                item = results.find(network, variant)
+                asked = item is not None and keys & set(item.studies)
+                values = [100 * value for value in seed_means(item.scores["dice"])] if item and asked else []
+                if values := [value for value in values if not math.isnan(value)]:
+                    paper = paper_in_table(study.key, dataset, network, variant)
+                    bars.append(Bar(labels.bar, variant, values, paper.dice if paper else None))
+            if bars:
+                name = f"bars-{study.key}-{network}"
+                title = f"{network_title(network)}: {study.chart}"
+                dashed = next((bar for bar in bars if bar.variant == study.base), None)
+                figures.append(Figure(name, *bar_chart(title, bars, dashed, name)))
+    return figures
+
+
+def curve_figures(results: Results) -> list[Figure]:
+    """One chart per network with every run that has left a log of nnU-Net's."""
+    figures = []
+    for network in results.networks:
+        curves = []
+        for item in results.observations:
+            if item.cell.network == network:
+                curve = read_curve(results, item)
+                if curve is not None:
+                    curves.append(curve)
+        if curves:
+            name = f"curves-{network}"
+            words = (
+                f"{len(curves)} runs, one line each. Pseudo Dice: nnU-Net's own, on patches of the validation cases."
+            )
+            title = network_title(network)
+            figures.append(Figure(name, curve_chart(title, curves, name), words))
+    return figures
+
+
+def read_curve(results: Results, item: Observation) -> Curve | None:
+    """Loss and pseudo Dice (per cent) of a cell's training from nnU-Net's logs, or None."""
+    epochs = read_epochs(results.study.training_logs(item.cell))
+    if not epochs:
+        return None
+    loss, dice = zip(*epochs.values(), strict=True)
+    label = variant_title(item.cell.variant)
+    return Curve(label, item.cell.variant, list(epochs), loss, [100 * value for value in dice])

@@ -1,0 +1,90 @@
+"""The paper's numbers, for the columns beside ours: Tables 1 to 5 of arXiv:2604.03297v1 (``paper.csv``)."""
+
+import csv
+import re
+from functools import cache
+from importlib import resources
+from typing import NamedTuple
+
+from nnunetv2_xattnres.catalogue import NETWORKS, STUDIES
+
+MAIN = (1, 2)  # the tables of the main results
+
+
+class PaperScore(NamedTuple):
+    """Dice and IoU in per cent; HD95 as printed (computed in voxels); None where the paper prints nothing.
+
+    ``classes`` is the Dice of each class of Table 1 by the heading of its column.
+    """
+
+    dice: float | None
+    hd95: float | None
+    iou: float | None
+    classes: dict[str, float]
+
+
+# column of Table 1: the words of our label's name; KL and KR are the kidneys, GB the gallbladder, PC the pancreas
+_CLASS_WORDS = {
+    "Aorta": {"aorta"},
+    "GB": {"gallbladder"},
+    "KL": {"kidney", "left"},
+    "KR": {"kidney", "right"},
+    "Liver": {"liver"},
+    "PC": {"pancreas"},
+    "Spleen": {"spleen"},
+    "SM": {"stomach"},
+}
+_DATASETS = {
+    "synapse": "Synapse",
+    "btcv": "Synapse",
+    "colondb": "ColonDB",
+    "clinicdb": "ClinicDB",
+    "isic2017": "ISIC 2017",
+}
+
+
+def paper_dataset(name: str) -> str | None:
+    """Which of the paper's data sets a name such as ``Dataset011_ClinicDB`` means, or None."""
+    plain = re.sub(r"[^a-z0-9]", "", re.sub(r"^Dataset\d+", "", name).lower())
+    return next((title for key, title in _DATASETS.items() if key in plain), None)
+
+
+def paper_score(dataset: str | None, network: str, variant: str, tables: tuple[int, ...] = MAIN) -> PaperScore | None:
+    """The score of a network and a variant (keys of the catalogue) in the first of the paper's tables that has it."""
+    name = NETWORKS[network].paper if network in NETWORKS else None
+    found = (_scores().get((table, dataset, name, variant)) for table in tables)
+    return next((score for score in found if score is not None), None)
+
+
+def paper_in_table(study: str, dataset: str | None, network: str, variant: str) -> PaperScore | None:
+    """The same for the table of a study. The paper has Tables 4 and 5 for Synapse only."""
+    return paper_score(dataset, network, variant, STUDIES[study].paper_tables)
+
+
+def note_of(study: str, dataset: str | None) -> list[str]:
+    """What a reader has to know of the paper's table of a study."""
+    if 4 in STUDIES[study].paper_tables and dataset == "Synapse":
+        return ["Full: the paper's Table 4 prints the number of its network with skip connections (76.40)."]
+    if 5 in STUDIES[study].paper_tables:
+        return ["With skip connections (the routing both), as the paper's 76.40 for zero shows."]
+    return []
+
+
+def paper_class(score: PaperScore, label: str) -> float | None:
+    """The paper's Dice of a class by our label's name, such as ``left_kidney``, or None."""
+    words = set(re.split(r"[^a-z]+", label.lower()))
+    return next(
+        (score.classes[title] for title, needed in _CLASS_WORDS.items() if score.classes and needed <= words), None
+    )
+
+
+@cache
+def _scores() -> dict[tuple[int, str, str, str], PaperScore]:
+    """Table, data set, network and variant to the score."""
+    text = resources.files(__package__).joinpath("paper.csv").read_text(encoding="utf-8")
+    found = {}
+    for row in csv.DictReader(text.splitlines()):
+        key = int(row["table"]), row["dataset"], row["network"], row["variant"]
+        numbers = (float(row[name]) if row[name] else None for name in ("dice", "hd95", "iou"))
+        found[key] = PaperScore(*numbers, {name: float(row[name]) for name in _CLASS_WORDS if row[name]})
+    return found
