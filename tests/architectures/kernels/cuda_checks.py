@@ -7,6 +7,7 @@ TRITON_INTERPRET=0 python cuda_checks.py equations     the plain-torch half
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -105,9 +106,9 @@ def upstream_of(out):
     return torch.randn(out.shape, dtype=torch.float64).to(out.dtype).double()
 
 
-def check(case, dtype, channels_last, size_of_values=1.0, twice=True, bound=None):
+def check(case, dtype, channels_last, size_of_values=1.0, twice=True):
     for name, found in compare(case, dtype, channels_last, size_of_values, twice).items():
-        assert found <= (bound or BOUNDS[dtype]), f"{case}, {dtype}, channels_last {channels_last}, {name}: {found:.2e}"
+        assert found <= BOUNDS[dtype], f"{case}, {dtype}, channels_last {channels_last}, {name}: {found:.2e}"
 
 
 def every_dtype():
@@ -129,16 +130,26 @@ def float16():
 
 
 def bfloat16():
-    # The interpreter cuts bits off where a GPU rounds to the nearest bfloat16. With it, one gradient of one case is off
-    # by 1.53e-2; in the plain-torch half, which rounds, by 1.25e-2.
-    _interpreted(torch.bfloat16, {"2d n=16": 2e-2})
+    from triton import language
+    from triton.runtime import interpreter
+
+    convert = interpreter._convert_float
+
+    def rounded(values, source, target, mode):
+        """A GPU rounds to the nearest bfloat16; the interpreter cuts bits off."""
+        if (source, target) != (language.float32, language.bfloat16):
+            return convert(values, source, target, mode)
+        return torch.from_numpy(values.view(np.float32).copy()).bfloat16().view(torch.int16).numpy().view(np.uint16)
+
+    interpreter._convert_float = rounded
+    _interpreted(torch.bfloat16)
 
 
 def float32():
     _interpreted(torch.float32)
 
 
-def _interpreted(dtype, bounds=None):
+def _interpreted(dtype):
     """Every case, in turns with the layouts, so that each case meets both. Tiles are large: the interpreter's time goes
     with their number."""
     from nnunetv2_xattnres.architectures.kernels import triton_kernels
@@ -146,7 +157,7 @@ def _interpreted(dtype, bounds=None):
     large = (1 << 16, 16, 4)
     triton_kernels.TILES = triton_kernels.NARROW_TILES = (large,)
     for index, case in enumerate(CASES):
-        check(case, dtype, bool((index + (dtype == torch.bfloat16)) % 2), twice=False, bound=(bounds or {}).get(case))
+        check(case, dtype, bool((index + (dtype == torch.bfloat16)) % 2), twice=False)
 
 
 def large_values():
