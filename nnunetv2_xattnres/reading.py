@@ -7,6 +7,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
 
 CHUNK = 1 << 20  # bytes at a time
 MEMORY_TEXTS = ("bad_alloc", "bad allocation", "allocate memory", "unable to allocate", "out of memory")
@@ -29,7 +30,7 @@ def check_whole(path: Path) -> None:
     length = _unpacked_length(path) if name.endswith(".gz") else path.stat().st_size
     try:
         image = nib.load(path)
-    except nib.filebasedimages.ImageFileError:
+    except ImageFileError:
         return  # not a cut but another kind of file: for the reader to judge
     needed = image.dataobj.offset + image.get_data_dtype().itemsize * math.prod(image.shape)
     if length < needed:

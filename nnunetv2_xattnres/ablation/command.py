@@ -46,12 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--gpus",
         type=int,
         metavar="N",
-        help="local: GPUs to use, a cell on each (default all; 0: CPU); slurm: GPUs a cell",
+        help="local: GPUs to use, one per cell at a time (default all; 0: CPU); slurm: GPUs per cell",
     )
     where.add_argument("--partition", help="slurm: partition")
     where.add_argument("--time", type=int, default=1440, metavar="MINUTES", help="slurm: limit of a job; default a day")
     where.add_argument("--memory", metavar="SIZE", help="slurm: such as 32G")
-    where.add_argument("--cpus", type=int, default=8, metavar="N", help="slurm: cores a cell; default %(default)s")
+    where.add_argument(
+        "--cpus", type=int, default=8, metavar="N", help="slurm: CPU cores per cell; default %(default)s"
+    )
     where.add_argument(
         "--sbatch",
         action="append",
@@ -60,12 +62,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="slurm: another option, such as account=lab; repeatable",
     )
     where.add_argument("--detach", action="store_true", help="slurm: submit and return")
-    where.add_argument("--poll", type=float, default=15, metavar="SECONDS", help="slurm: between looks at the queue")
+    where.add_argument(
+        "--poll", type=float, default=15, metavar="SECONDS", help="slurm: seconds between two looks at the queue"
+    )
     other = parser.add_argument_group("instead of running")
-    other.add_argument("--status", action="store_true", help="list the cells and what became of them")
+    other.add_argument("--status", action="store_true", help="list the cells and their states")
     other.add_argument("--dry-run", action="store_true", help="check and list the study, write nothing")
     other.add_argument(
-        "--report", action="store_true", help="write the report of what is complete (a run ends with it)"
+        "--report", action="store_true", help="write the report of the cells that are complete (every run ends with it)"
     )
 
 

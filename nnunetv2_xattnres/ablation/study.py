@@ -60,8 +60,8 @@ class Study:
         try:
             cells = [Cell.from_json(cell) for cell in content["cells"]]
             # not in the first versions' files
-            later = content.get("convention", "nnunet"), content.get("digests", {}), content.get("data", {})
-            return cls(folder, *(content[name] for name in names), cells, *later)
+            later = {name: content[name] for name in ("convention", "digests", "data") if name in content}
+            return cls(folder, **{name: content[name] for name in names}, cells=cells, **later)
         except (KeyError, TypeError) as error:
             raise InputError(f"{folder / 'study.json'} is not a study of this program ({error!r})") from error
 

@@ -46,6 +46,9 @@ class EMCADNet(AnySizeNetwork):
         torch.Size([1, 2, 97, 131])
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         input_channels: int,
@@ -95,7 +98,7 @@ class EMCADNet(AnySizeNetwork):
         return [F.interpolate(logits, x.shape[2:], mode="bilinear") for logits in outputs]
 
 
-def _pvt(name: str) -> nn.Module:
+def _pvt(name: str) -> Any:
     """timm's PVTv2 as a list of features at strides 4, 8, 16 and 32, with random weights."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torchvision's, about torch.jit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,10 @@ class AnySizeNetwork(nn.Module):
     Raises:
         ValueError: ``input_size`` is not two positive integers.
     """
+
+    decoder: Any
+    input_channels: int
+    input_size: tuple[int, ...] | None
 
     def __init__(self, stride: int, input_size: Sequence[int] | None) -> None:
         super().__init__()

@@ -22,6 +22,11 @@ from nnunetv2_xattnres.architectures.xattnres import History, XAttnRes
 class _RoutedUNet(nn.Module):
     """What routing adds to a network with ``.encoder`` and ``.decoder`` of dynamic-network-architectures."""
 
+    encoder: Any
+    decoder: Any
+    encoder_xattnres: Any
+    decoder_xattnres: Any
+
     def _add_routing(self, routing: dict[str, Any] | None, nonlin_first: bool = False) -> None:
         """Replace the decoder's stages where skip connections go, and add the XAttnRes instances."""
         self.routing = Routing.parse(routing)
@@ -96,7 +101,7 @@ class _RoutedUNet(nn.Module):
         for strides in self.encoder.strides:
             sizes.append(tuple(have // stride for have, stride in zip(sizes[-1], strides, strict=True)))
         stage_sizes = sizes[1:]
-        total = super().compute_conv_feature_map_size(input_size)
+        total = super().compute_conv_feature_map_size(input_size)  # type: ignore[misc]  # of the stock class beside it
         if self.routing.encoder:
             for index, mix in enumerate(self.encoder_xattnres):
                 total += mix.feature_map_size(stage_sizes[:index], stage_sizes[index])
@@ -107,7 +112,7 @@ class _RoutedUNet(nn.Module):
         return total
 
 
-def _blocks(stage: nn.Module) -> list[nn.Module]:
+def _blocks(stage: Any) -> list[nn.Module]:
     """The blocks of an encoder stage: convolutions of the plain encoder, residual blocks of the residual one."""
     if isinstance(stage, nn.Sequential):
         (stage,) = stage

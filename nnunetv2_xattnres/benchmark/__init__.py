@@ -13,7 +13,8 @@ from nnunetv2_xattnres.outputs import check_outputs, written
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``bench``."""
-    parser.add_argument("--case", nargs="+", choices=CASE_NAMES, help="default: all")
+    cases = ", ".join(CASE_NAMES)
+    parser.add_argument("--case", nargs="+", choices=CASE_NAMES, metavar="CASE", help=f"{cases}; default: all")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="(default: cpu)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: PyTorch's choice)")
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="timed rounds (default: 5)")

@@ -94,9 +94,11 @@ def measure_networks(
     x = torch.rand(shape, device=args.device)
     for network in networks.values():
         network.to(args.device)
-    runs = {name: torch.compile(network) if args.compile else network for name, network in networks.items()}
+    runs: dict[str, Any] = {
+        name: torch.compile(network) if args.compile else network for name, network in networks.items()
+    }
     clock = process_time if args.cpu_clock else perf_counter
-    results = {}
+    results: dict[str, dict[str, float]] = {}
     for what, function in (("step", _step), ("inference", _inference)):
         times: dict[str, list[float]] = {name: [] for name in runs}
         rounds = tqdm(range(args.repeats + 1), desc=f"{text} {what}", leave=False, disable=not sys.stderr.isatty())
@@ -109,7 +111,7 @@ def measure_networks(
         results[f"{what}_ratio"] = {
             name: median(t / base for t, base in zip(times[name], times["base"], strict=True)) for name in runs
         }
-    memory = {name: _peak_memory(network, x, args) for name, network in runs.items()}
+    memory: dict[str, float] = {name: _peak_memory(network, x, args) for name, network in runs.items()}
     results["memory"] = memory
     results["memory_ratio"] = {name: value / memory["base"] for name, value in memory.items()}
     return results

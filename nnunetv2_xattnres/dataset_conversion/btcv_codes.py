@@ -39,7 +39,7 @@ def problems_of_codes(codes: NDArray, affine: NDArray) -> list[str]:
         affine: From voxels to mm, 4 x 4, in the orientation of NIfTI.
     """
     pieces = [piece.astype(np.uint8) for piece in np.moveaxis(codes, 2, 0)]  # slice by slice, to save memory
-    counts = sum(np.bincount(piece.ravel(), minlength=len(ORGANS)) for piece in pieces)
+    counts = np.sum([np.bincount(piece.ravel(), minlength=len(ORGANS)) for piece in pieces], axis=0)
     found = [code for code in range(1, len(ORGANS)) if counts[code]]
     if not any(code in found for code in NOT_AMONG_THE_EIGHT):
         text = "has none of the codes 9, 10, 12 and 13, which BTCV's labels have: labels of TransUNet's 8 organs?"

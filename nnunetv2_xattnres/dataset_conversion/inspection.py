@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -106,7 +107,7 @@ def draw_cases(dataset: RawDataset, path: Path, *, count: int = 12, seed: int = 
     folds, _ = dataset.splits()
     validation = set(folds[0]["val"]) if folds else set()
     ct = str(next(iter(dataset.description["channel_names"].values()))).lower() == "ct"
-    tiles = []
+    tiles: list[Any] = []
     for case in cases:
         if len(tiles) == count:
             break

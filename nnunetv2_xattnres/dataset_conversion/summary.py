@@ -68,8 +68,8 @@ def summarise(
         share = counts[value] / max(1, counts.total())
         lines.append(f"  label   {value} {label}: {share:.2%} of the {unit}, in {present} of {len(used)} cases")
     notes = [*split.notes, *(note for case in used.values() for note in case.notes)]
-    present = [case.counts for case in used.values() if case.counts]
-    missing = missing_classes(present, list(labels.values()))
+    counted = [case.counts for case in used.values() if case.counts]
+    missing = missing_classes(counted, list(labels.values()))
     notes += [f"label {value} {name} occurs in no case" for name, value in labels.items() if value in missing]
     if odd := border_note([case.border for case in used.values() if case.counts]):
         notes.append(odd)

@@ -100,13 +100,13 @@ class Synapse(Dataset):
         folder = next((found for parts in places if (found := subfolder(source, *parts)) and _has_both(found)), None)
         if folder is None:
             return [], [f"{source}: has no RawData/Training with the folders img and label"]
-        images, labels = subfolder(folder, "img"), subfolder(folder, "label")
-        assert images is not None and labels is not None
+        image_folder, label_folder = subfolder(folder, "img"), subfolder(folder, "label")
+        assert image_folder is not None and label_folder is not None
         problems: list[str] = []
-        found = index_files(images, r"img(\d{4})\.nii(?:\.gz)?", problems)
-        masks = index_files(labels, r"label(\d{4})\.nii(?:\.gz)?", problems)
+        images = index_files(image_folder, r"img(\d{4})\.nii(?:\.gz)?", problems)
+        masks = index_files(label_folder, r"label(\d{4})\.nii(?:\.gz)?", problems)
         cases = []
-        for number, image, mask in pair(found, masks, labels, problems):
+        for number, image, mask in pair(images, masks, label_folder, problems):
             part = "train" if int(number) in TRAINING else "test" if int(number) in TEST else None
             if part is None:
                 problems.append(f"{image}: is none of the 30 volumes (0001 to 0010 and 0021 to 0040)")
@@ -158,10 +158,9 @@ class Synapse(Dataset):
                 f"{case.image.name} runs from {values.min():g} to {values.max():g}: are these Hounsfield units?"
             )
         checked.size = tuple(int(length) for length in image.shape)
-        counts = sum(  # slice by slice: bincount takes eight bytes a voxel
-            np.bincount(ORGAN_MAP[piece.astype(np.uint8)].ravel(), minlength=len(self.labels))
-            for piece in np.moveaxis(codes, 2, 0)
-        )
+        slices = np.moveaxis(codes, 2, 0)  # one by one: bincount takes eight bytes per voxel
+        counted = [np.bincount(ORGAN_MAP[each.astype(np.uint8)].ravel(), minlength=len(self.labels)) for each in slices]
+        counts = np.sum(counted, axis=0)
         checked.counts = {value: int(count) for value, count in enumerate(counts)}
         checked.border = border_share(codes)
         return checked

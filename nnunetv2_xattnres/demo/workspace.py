@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.ext_trainer import HOOK_FOLDER
@@ -109,7 +110,7 @@ class Workspace:
         words[0] = find_command(words[0])
         with (self.root / LOG).open("a", encoding="utf-8") as log:
             print(f"$ {shlex.join(words)}", file=log, flush=True)
-            streams = {} if show else {"stdout": log, "stderr": subprocess.STDOUT}
+            streams: dict[str, Any] = {} if show else {"stdout": log, "stderr": subprocess.STDOUT}
             code = subprocess.run(words, env=environment, check=False, **streams).returncode
         if code != 0:
             # the command writes in the encoding of the system

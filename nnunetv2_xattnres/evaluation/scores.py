@@ -74,7 +74,7 @@ def evaluate_folders(
     cases, problems, left_out = pair_files(reference, prediction, ending, predicted_only)
     if not cases and not problems:
         raise InputError(f"There is no file *{ending} in {reference} nor in {prediction}.")
-    reader = find_reader(dataset, reference / (cases[0] + ending)) if cases else None
+    reader: Any = find_reader(dataset, reference / (cases[0] + ending)) if cases else None
     tasks = [
         Task(case, reference / (case + ending), prediction / (case + ending), reader, labels, convention, not problems)
         for case in cases

@@ -112,6 +112,7 @@ def builder(
     entry = NETWORKS[network]
     module, _, name = entry.class_name.rpartition(".")
     routed = {"routing": VARIANTS[routing].routing} if entry.takes_routing else {}
+    kwargs: dict[str, Any]
     if entry.stock:
         kwargs = {"input_channels": channels, "num_classes": classes, "deep_supervision": False}
         kwargs.update(unet_kwargs(size, residual="Residual" in entry.stock))

@@ -49,11 +49,11 @@ def cells(parent_name: str, parent: dict[str, Any], network: str | None, studies
     if network is None:
         extended = network_of(parent)
         if extended is None:
-            others = " or ".join(key for key, each in NETWORKS.items() if not each.stock)
+            named = " or ".join(key for key, each in NETWORKS.items() if not each.stock)
             raise InputError(
                 f"the configuration {parent_name} names {parent['architecture']['network_class_name']}, which has no "
                 "XAttnRes form here: give plans of nnU-Net's PlainConvUNet or ResidualEncoderUNet, or --network "
-                f"{others}, which do not depend on the network in the plans"
+                f"{named}, which do not depend on the network in the plans"
             )
         network = extended.key
     if network not in NETWORKS:

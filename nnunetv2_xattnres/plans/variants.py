@@ -12,11 +12,10 @@ from nnunetv2_xattnres.errors import InputError
 def network_of(configuration: dict[str, Any]) -> Network | None:
     """The network that extends what the (resolved) configuration names: nnU-Net's class or ours; else ``None``."""
     named = configuration["architecture"]["network_class_name"].rsplit(".", 1)[-1]
-    extended = (network for network in NETWORKS.values() if network.stock)
-    return next(
-        (each for each in extended if named in (each.stock.rsplit(".", 1)[-1], each.class_name.rsplit(".", 1)[-1])),
-        None,
-    )
+    for network in NETWORKS.values():
+        if network.stock and named in (path.rsplit(".", 1)[-1] for path in (network.stock, network.class_name)):
+            return network
+    return None
 
 
 def dimensions(configuration: dict[str, Any]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ def scaled_size(size: Sequence[int], scale: float, multiple: Sequence[int]) -> t
     return tuple(max(1, int(have * scale / step + 0.5)) * step for have, step in zip(size, multiple, strict=True))
 
 
-def forward_at_scale(network: nn.Module, bare: nn.Module, x: Tensor, scale: float, multiple: Sequence[int]) -> Outputs:
+def forward_at_scale(network: nn.Module, bare: Any, x: Tensor, scale: float, multiple: Sequence[int]) -> Outputs:
     """The network's logits of ``x`` ``[B, C, H, W]``, computed at another size and of the size of ``x``.
 
     Where the network resizes its input to an ``input_size``, that size is scaled; otherwise the batch is resized here.

@@ -104,7 +104,7 @@ class PaperRecipe(PluginTrainer):
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Whole slices, each once an epoch, for training and for validation."""
-        if self.dataset_class is None:
+        if self.dataset_class is None:  # type: ignore[has-type]
             self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
         patch = tuple(self.configuration_manager.patch_size)
         axes = (0, 1) if self.recipe.test_time_mirroring else None
@@ -212,8 +212,8 @@ class PaperRecipe(PluginTrainer):
             outputs = self.network(data)
             loss = self.loss(outputs, target)
         logits = outputs[0] if self.several_outputs else outputs
-        target = target[0] if self.several_outputs else target
-        counts = pixel_counts(logits, target, self.label_manager.has_regions, self.label_manager.ignore_label)
+        labels = target[0] if self.several_outputs else target
+        counts = pixel_counts(logits, labels, self.label_manager.has_regions, self.label_manager.ignore_label)
         return self._count({"loss": float(loss), "keys": batch["keys"], "counts": counts})
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:

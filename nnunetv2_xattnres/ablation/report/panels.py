@@ -88,7 +88,8 @@ def make_panel(results: Results, case: str) -> Panel:
     reader = find_reader(dataset, path)()
     labels, header = reader.read_seg(str(path))
     place = int(np.argmax((labels[0] > 0).sum(axis=(1, 2))))
-    spacing = tuple(float(value) for value in header["spacing"][1:])
+    height, width = header["spacing"][1:]
+    spacing = float(height), float(width)
     truth = resize(labels[0, place], spacing, WIDTH, labels=True)
     image = read_image(results, dataset, case, records, reader)
     if image is None:

@@ -52,6 +52,8 @@ def paper_dataset(name: str) -> str | None:
 def paper_score(dataset: str | None, network: str, variant: str, tables: tuple[int, ...] = MAIN) -> PaperScore | None:
     """The score of a network and a variant (keys of the catalogue) in the first of the paper's tables that has it."""
     name = NETWORKS[network].paper if network in NETWORKS else None
+    if dataset is None or name is None:
+        return None
     found = (_scores().get((table, dataset, name, variant)) for table in tables)
     return next((score for score in found if score is not None), None)
 
@@ -85,6 +87,6 @@ def _scores() -> dict[tuple[int, str, str, str], PaperScore]:
     found = {}
     for row in csv.DictReader(text.splitlines()):
         key = int(row["table"]), row["dataset"], row["network"], row["variant"]
-        numbers = (float(row[name]) if row[name] else None for name in ("dice", "hd95", "iou"))
-        found[key] = PaperScore(*numbers, {name: float(row[name]) for name in _CLASS_WORDS if row[name]})
+        dice, hd95, iou = (float(row[name]) if row[name] else None for name in ("dice", "hd95", "iou"))
+        found[key] = PaperScore(dice, hd95, iou, {name: float(row[name]) for name in _CLASS_WORDS if row[name]})
     return found

@@ -85,8 +85,8 @@ class Results:
         key = (base.name, item.name, metric, label)
         if key not in self._differences:
             column = slice(None) if label is None else slice(label, label + 1)
-            pair = (scores[metric][:, :, column] for scores in (base.scores, item.scores))
-            self._differences[key] = paired_difference(*pair, higher_is_better=metric not in DISTANCES)
+            before, after = (scores[metric][:, :, column] for scores in (base.scores, item.scores))
+            self._differences[key] = paired_difference(before, after, metric not in DISTANCES)
         return self._differences[key]
 
     def find(self, network: str, variant: str) -> Configuration | None:
@@ -119,7 +119,7 @@ def load_results(folder: Path) -> Results:
                 f"The scores in {folder} do not go together: they differ in their {key}. Score all cells the same way.",
                 sorted(values),
             )
-    first = next(iter(found.values()), {"convention": "nnunet", "unit": "mm", "labels": {}})
+    first: dict[str, Any] = next(iter(found.values()), {"convention": "nnunet", "unit": "mm", "labels": {}})
     cases = sorted({row["case"] for scores in found.values() for row in scores["cases"]})
     labels = list(first["labels"])
     configurations = []
@@ -127,8 +127,9 @@ def load_results(folder: Path) -> Results:
         cells = [item for item in observations if item.cell.configuration == name]
         configurations.append(_configuration(cells, found, cases, labels))
     rows = {name: scores["cases"] for name, scores in found.items()}
-    words = first["convention"], first["unit"]
-    return Results(study, observations, configurations, cases, first["labels"], *words, rows)
+    return Results(
+        study, observations, configurations, cases, first["labels"], first["convention"], first["unit"], rows
+    )
 
 
 def _configuration(

@@ -72,7 +72,7 @@ def check(report: Report, device: str, kernel: str | None, seconds: float) -> No
     no_triton = why_no_triton()
     report(machine=describe(device), no_triton=no_triton)
     start, compared, wrong = time.monotonic(), 0, []
-    worst: dict[str, dict[str, object]] = {}
+    worst: dict[str, dict[str, Any]] = {}
     forms: dict[str, int] = {}
     forms_used.clear()
     total = sum(len(comparison.kinds) for comparison in COMPARISONS)

@@ -78,7 +78,7 @@ class Training:
 
     def _set(self, *, training: bool) -> None:
         self.network.train(training)
-        self.network.decoder.deep_supervision = training
+        self.network.decoder.deep_supervision = training  # type: ignore[union-attr]
 
 
 def measure(
