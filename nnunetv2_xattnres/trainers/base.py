@@ -52,6 +52,9 @@ class PluginTrainer(nnUNetTrainer):
         epochs, iterations, validation_iterations: Lengths that a subclass sets; ``None`` keeps nnU-Net's.
     """
 
+    num_epochs: int
+    num_iterations_per_epoch: int
+    num_val_iterations_per_epoch: int
     epochs: int | None = None
     iterations: int | None = None
     validation_iterations: int | None = None

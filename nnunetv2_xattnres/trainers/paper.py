@@ -212,7 +212,7 @@ class PaperRecipe(PluginTrainer):
             outputs = self.network(data)
             loss = self.loss(outputs, target)
         logits = outputs[0] if self.several_outputs else outputs
-        labels = target[0] if self.several_outputs else target
+        labels: Any = target[0] if self.several_outputs else target
         counts = pixel_counts(logits, labels, self.label_manager.has_regions, self.label_manager.ignore_label)
         return self._count({"loss": float(loss), "keys": batch["keys"], "counts": counts})
 
