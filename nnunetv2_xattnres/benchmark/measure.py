@@ -61,7 +61,7 @@ def describe_machine(args: argparse.Namespace) -> str:
 
 
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row a case: ``case``, ``shape`` and for each form ``step``, ``inference`` (s) and ``memory`` (bytes)."""
+    """One row per case: ``case``, ``shape`` and for each form ``step``, ``inference`` (s) and ``memory`` (bytes)."""
     names = args.case or (CPU_CASES if args.device == "cpu" else CASE_NAMES)
     rows = []
     for name in names:

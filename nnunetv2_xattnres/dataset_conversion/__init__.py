@@ -1,1 +1,1 @@
-"""Converters to nnU-Net raw format, one file a data set."""
+"""Converters to nnU-Net raw format, one file per data set."""

@@ -91,7 +91,7 @@ def read_mask(path: Path, *, grey_share: float = 0.0, threshold: int | None = No
     elif not (darkest == brightest).all():
         raise ImageProblem(f"has a third colour, expected black (0) and white (255) alone. {RESAMPLED}")
     else:
-        values = np.flatnonzero(Image.fromarray(brightest).histogram())  # bincount takes eight bytes a pixel
+        values = np.flatnonzero(Image.fromarray(brightest).histogram())  # bincount takes eight bytes per pixel
         if len(values) == 2 and values[0] == 0 and values[1] < 255:
             raise ImageProblem(
                 f"holds 0 and {values[1]}, expected black (0) and white (255): if {values[1]} is the structure, add "

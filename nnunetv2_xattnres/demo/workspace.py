@@ -103,7 +103,7 @@ class Workspace:
         environment |= self.folders
         # a handful of small images: extra processes take longer to start than to work; planning cannot do with none
         environment |= {DEFAULT_PROCESSES: "1", AUGMENTATION_PROCESSES: "0" if hook else "1"}
-        # nnU-Net starts one thread a core; on a busy machine they would spin while they wait, ten times the work
+        # nnU-Net starts one thread per core; on a busy machine they would spin while they wait, ten times the work
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         if hook:
             environment[HOOK] = str(HOOK_FOLDER)

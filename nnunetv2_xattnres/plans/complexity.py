@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 def measure_all(
     networks: Sequence[str], routings: Sequence[str], size: Sequence[int], channels: int, classes: int, encoder: str
 ) -> list[dict[str, Any]]:
-    """One row a network and routing.
+    """One row per network and routing.
 
     Returns:
         ``network``, ``routing``, ``parameters``, ``macs``, ``activation_bytes``; ``over_baseline``, the same three as

@@ -83,7 +83,7 @@ def bar_chart(title: str, bars: Sequence[Bar], base: Bar | None, name: str) -> t
 
 
 def curve_chart(title: str, curves: Sequence[Curve], name: str) -> str:
-    """Validation Dice above training loss over the epochs, one line a run, as SVG."""
+    """Validation Dice above training loss over the epochs, one line per run, as SVG."""
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):

@@ -168,7 +168,7 @@ def _table(scores: dict[str, Any], metric: str, cases: list[str], labels: list[s
 
 
 def _average(tables: list[np.ndarray]) -> np.ndarray:
-    """Mean over folds of each case: a test case has one score a fold, a validation case one in all."""
+    """Mean over folds of each case: a test case has one score per fold, a validation case one in all."""
     stacked = np.stack(tables)
     counts = (~np.isnan(stacked)).sum(axis=0)
     return np.where(counts > 0, np.nansum(stacked, axis=0) / np.maximum(counts, 1), np.nan)

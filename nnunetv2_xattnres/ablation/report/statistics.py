@@ -48,7 +48,7 @@ class Difference(NamedTuple):
 
 
 def seed_means(scores: np.ndarray) -> np.ndarray:
-    """Mean over cases, then over labels, of an array (seeds, cases, labels): one number a seed."""
+    """Mean over cases, then over labels, of an array (seeds, cases, labels): one number per seed."""
     return nanmean(nanmean(scores, 1), 1)
 
 

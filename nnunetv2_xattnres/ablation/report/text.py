@@ -131,7 +131,7 @@ def facts(results: Results) -> tuple[list[tuple[str, str]], list[str]]:
 
 
 def cell_rows(results: Results) -> list[list[str]]:
-    """One row a cell under :data:`CELL_HEADER`."""
+    """One row per cell under :data:`CELL_HEADER`."""
     rows = []
     for item in results.observations:
         record = item.record
