@@ -3,6 +3,7 @@
 python tests/architectures/kernels/kernel_report.py
 """
 
+import inspect
 import os
 import re
 import subprocess
@@ -17,7 +18,7 @@ DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 CASES = [*((dtype, channels_last, 32) for dtype in DTYPES for channels_last in (True, False)), ("fp16", True, 320)]
 INTRODUCTION = """# Registers and loads of the GPU kernels
 
-What Triton {version} and its ptxas make of each kernel, without a GPU. `{command}` writes this page, and a test compares the spills and the widths of the loads with what is compiled. Registers depend on the version of Triton: they are only shown.
+What Triton {version} and its ptxas make of each kernel, without a GPU. `{command}` writes this page, and a test compares the spills and the widths of the loads with what is compiled. Registers depend on the version of Triton: they are only shown. With Triton 3.2, the oldest one that is tested, up to 8 bytes spill in a few tiles (sm_90).
 
 The number of entries is no row of the table. Entries are a loop within each kernel and their number is an ordinary argument, so that one compiled kernel mixes 2 to 16 entries and more. A range goes over the tiles that are tuned on the user's card. `bytes` is the width of the loads that read most. 16 is the widest that there is. The kernel `narrow` reads the output's gradient, and stores gradients of entries in channels_last: where the output is contiguous, it reads two half-precision numbers at once.
 
@@ -46,11 +47,17 @@ def compiled(name: str, channels: int, dtype: str, channels_last: bool, tile: tu
     signature |= dict.fromkeys(("H", "R", "FULL", "SMALL"), "i32")
     constants = {"C": channels, "CHANNELS_LAST": channels_last, "BLOCK_C": block, **ours.sizes_of(kernel, block, tile)}
     # as it is called: addresses are multiples of 16, and so is the number of columns of all but the smallest maps
-    aligned = {(i,): [["tt.divisibility", 16]] for i, (argument, kind) in enumerate(signature.items())
-               if kind.startswith("*") or argument == "R"}  # fmt: skip
-    source = ASTSource(
-        fn=kernel, signature=signature | dict.fromkeys(constants, "constexpr"), constexprs=constants, attrs=aligned
-    )
+    aligned = [i for i, (name, kind) in enumerate(signature.items()) if kind.startswith("*") or name == "R"]
+    if "constexprs" in inspect.signature(ASTSource).parameters:
+        attributes = {(i,): [["tt.divisibility", 16]] for i in aligned}
+        typed = signature | dict.fromkeys(constants, "constexpr")
+        source = ASTSource(fn=kernel, signature=typed, constexprs=constants, attrs=attributes)
+    else:  # Triton before 3.3
+        from triton.backends.compiler import AttrsDescriptor
+
+        properties = {"tt.divisibility": aligned, "tt.equal_to": []}
+        attributes = AttrsDescriptor.from_dict({"cls": "AttrsDescriptor", "arg_properties": properties})
+        source = ASTSource(fn=kernel, signature=signature, constants=constants, attrs=attributes)
     options = {"num_warps": tile[2], "num_stages": 3}
     ptx = triton.compile(source, target=GPUTarget("cuda", card, 32), options=options).asm["ptx"]
     ptxas = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
