@@ -7,8 +7,8 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from nnunetv2_xattnres import catalogue
 from nnunetv2_xattnres.architectures import XAttnRes
-from nnunetv2_xattnres.catalogue import routings
 
 
 class BackboneChecks:
@@ -25,7 +25,7 @@ class BackboneChecks:
 
     def build(self, channels=3, classes=2, routing="both", **kwargs):
         torch.manual_seed(0)
-        return self.network(channels, classes, routing=routings()[routing], **self.kwargs, **kwargs)
+        return self.network(channels, classes, routing=catalogue.routings()[routing], **self.kwargs, **kwargs)
 
     def test_every_parameter_is_trained_with_a_batch_of_one(self, routing):
         network = self.build(routing=routing, deep_supervision=True).train()
@@ -125,7 +125,7 @@ class BackboneChecks:
     def test_initialize_leaves_the_queries_alone(self, routing):
         from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
-        kwargs = {**self.kwargs, "routing": {**routings()[routing], "query_init": "random"}}
+        kwargs = {**self.kwargs, "routing": {**catalogue.routings()[routing], "query_init": "random"}}
         name = f"nnunetv2_xattnres.architectures.{self.network.__name__}"
         network = get_network_from_plans(name, kwargs, [], 3, 2, deep_supervision=True)
         instances = [module for module in network.modules() if isinstance(module, XAttnRes)]
@@ -156,7 +156,9 @@ def _ddp(rank, network, kwargs, routings, rendezvous):
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     for routing in routings:
         torch.manual_seed(0)
-        model = DistributedDataParallel(network(3, 2, routing=routings()[routing], deep_supervision=True, **kwargs))
+        model = DistributedDataParallel(
+            network(3, 2, routing=catalogue.routings()[routing], deep_supervision=True, **kwargs)
+        )
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
         for step in range(2):  # a parameter without a gradient makes the second forward pass fail
             torch.manual_seed(10 * step + rank)

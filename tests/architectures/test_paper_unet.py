@@ -4,17 +4,17 @@ from backbone_checks import BackboneChecks
 from torch import nn
 from torch.nn import functional as F
 
+from nnunetv2_xattnres import catalogue
 from nnunetv2_xattnres.architectures import PaperUNet
-from nnunetv2_xattnres.catalogue import routings
 
 
 class TestPaperUNet(BackboneChecks):
     network = PaperUNet
     outputs = 2
-    routings = tuple(routings())
+    routings = tuple(catalogue.routings())
 
     def test_parameters_of_table_2(self):
-        count = sum(p.numel() for p in PaperUNet(3, 1, routing=routings()["baseline"]).parameters())
+        count = sum(p.numel() for p in PaperUNet(3, 1, routing=catalogue.routings()["baseline"]).parameters())
         assert round(count / 1e6, 2) == 1.06
         assert count == 1_062_361
 
@@ -24,10 +24,10 @@ class TestPaperUNet(BackboneChecks):
         assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize("routing", routings())
+@pytest.mark.parametrize("routing", catalogue.routings())
 def test_equations_10_and_11_written_out(routing):
     torch.manual_seed(0)
-    routing = routings()[routing]
+    routing = catalogue.routings()[routing]
     network = PaperUNet(3, 1, routing={**routing, "query_init": "random"}).eval()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
