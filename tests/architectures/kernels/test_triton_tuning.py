@@ -16,7 +16,7 @@ pytestmark = [
 def test_the_sums_of_tiles_that_were_tried_are_forgotten(name):
     from nnunetv2_xattnres.architectures.kernels import triton_kernels
 
-    tuned = triton_kernels._tuned(getattr(triton_kernels, name), 32)
+    tuned = triton_kernels._tuned(getattr(triton_kernels, name), 32, True)
     partial = torch.ones(3)
     # Triton calls it before each tile that it tries, and once more before the one that it chose
     tuned.pre_hook({"partial_ptr": partial}, reset_only=True)
