@@ -180,7 +180,8 @@ def _show(study: Study) -> set[str]:
     print(summary(seen))
     for each in seen:
         if each.state == FAILED:
-            print(f"{each.cell.name} failed: {each.detail}\n  log: {study.cell_folder(each.cell) / 'log.txt'}")
+            log = study.log_file(each.cell)
+            print(f"{each.cell.name} failed: {each.detail}" + (f"\n  log: {log}" if log.is_file() else ""))
     return {each.state for each in seen}
 
 
