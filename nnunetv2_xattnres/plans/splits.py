@@ -22,7 +22,7 @@ def read_splits(preprocessed: Path) -> list[Fold] | None:
     """
     path = preprocessed / SPLITS
     folds = read_json(path, _ADVICE)
-    if folds is None:
+    if folds is None and not path.is_file():  # the file may hold null
         return None
     if not isinstance(folds, list) or not folds:
         raise InputError(f'{path} is not a list of folds, {{"train": [names], "val": [names]}}: {_ADVICE}')

@@ -20,7 +20,7 @@ from nnunetv2_xattnres.architectures.routing import Routing
 from nnunetv2_xattnres.architectures.xattnres import XAttnRes
 from nnunetv2_xattnres.catalogue import routings
 from nnunetv2_xattnres.errors import InputError
-from nnunetv2_xattnres.nnunet_layout import AUGMENTATION_PROCESSES, SPLITS, TRAINER_KEY
+from nnunetv2_xattnres.nnunet_layout import AUGMENTATION_PROCESSES, TRAINER_KEY
 from nnunetv2_xattnres.outputs import replace_file
 from nnunetv2_xattnres.trainers.folds import check_fold
 from nnunetv2_xattnres.trainers.seeding import (
@@ -111,7 +111,7 @@ class PluginTrainer(nnUNetTrainer):
         Raises:
             InputError: the split file does not have it, or cannot be used.
         """
-        check_fold(self.fold, Path(self.preprocessed_dataset_folder_base) / SPLITS)
+        check_fold(self.fold, Path(self.preprocessed_dataset_folder_base))
         training, validation = super().do_split()
         if self.fold == "all":  # nnU-Net lists them in the order of a set, another one in each process
             return sorted(training), sorted(validation)

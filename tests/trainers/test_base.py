@@ -237,10 +237,11 @@ def test_folds_that_exist_and_all_cases_are_trained(make):
         ('[{"train": ["a"', "cannot be read as JSON"),
         ("", "cannot be read as JSON"),
         ("{}", "not a list of folds"),
+        ("null", "not a list of folds"),
         ("[]", "not a list of folds"),
-        ("[5]", "fold 0 has no list of cases under 'train'"),
-        ('[{"train": ["a"], "val": []}]', "fold 0 has no list of cases under 'val'"),
-        ('[{"train": ["a"], "val": ["b"]}, {"train": "a", "val": ["b"]}]', "fold 1 has no list of cases under 'train'"),
+        ("[5]", "fold 0 is 5"),
+        ('[{"train": ["a"], "val": []}]', "fold 0 has no case under val"),
+        ('[{"train": ["a"], "val": ["b"]}, {"train": "a", "val": ["b"]}]', "fold 1 has no list of names under train"),
     ],
 )
 def test_a_split_file_that_cannot_be_used_is_named(make, tmp_path, content, said):
