@@ -88,6 +88,22 @@ def make_splits(preprocessed: Path, identifier: str) -> list[Fold]:
     return folds
 
 
+def make_splits_if_missing(preprocessed: Path, identifier: str) -> None:
+    """Make the folds where no file exists, for trainings that start at once: none reads a part of the file.
+
+    With fewer cases than folds, nothing is made: nnU-Net's training says so itself.
+
+    Args:
+        preprocessed: The data set's folder.
+        identifier: The folder in it with the cases, ``data_identifier`` of a configuration.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    if not (preprocessed / SPLITS).exists() and len(_cases(preprocessed / identifier)) >= STOCK_FOLDS:
+        make_splits(preprocessed, identifier)
+
+
 def _cases(folder: Path) -> set[str]:
     """The names that nnU-Net's data set classes find (``.b2nd``; ``.npz`` of older versions)."""
     names = {path.stem for path in folder.iterdir() if path.suffix in (".b2nd", ".npz") and path.name[0] != "."}

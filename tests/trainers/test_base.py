@@ -2,6 +2,7 @@
 
 import json
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -223,6 +224,39 @@ def test_a_later_fold_is_refused_also_where_nnunet_is_about_to_make_five(make, t
     assert not splits.exists()
     assert len(make(fold=4).do_split()[1]) == 1
     assert len(json.loads(splits.read_text())) == 5
+
+
+def test_a_split_is_nnunets_and_is_never_seen_in_part(make, tmp_path):
+    splits = tmp_path / "preprocessed/Dataset001_Phantom/splits_final.json"
+    trainer, sizes = make(fold=2), set()
+    splits.unlink()
+    nnUNetTrainer.do_split(trainer)
+    expected = splits.read_bytes()
+    splits.unlink()
+
+    def look(frame, event, argument):  # what another training would find, after every line that runs
+        if splits.exists():
+            sizes.add(splits.stat().st_size)
+        return look
+
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        trainer.do_split()
+    finally:
+        sys.settrace(before)
+    assert len(sizes) == 1  # never empty, never a part
+    assert json.loads(splits.read_bytes()) == json.loads(expected)
+
+
+def test_too_few_cases_for_five_folds_are_nnunets_own_error(make, tmp_path):
+    folder = tmp_path / "preprocessed/Dataset001_Phantom"
+    (folder / "splits_final.json").unlink()
+    trainer = make()
+    for file in Path(trainer.preprocessed_dataset_folder).glob("[ab]*"):
+        file.unlink()
+    with pytest.raises(ValueError, match="n_splits=5"):
+        trainer.do_split()
 
 
 def test_folds_that_exist_and_all_cases_are_trained(make):
