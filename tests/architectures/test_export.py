@@ -7,7 +7,10 @@ from test_compile import NETWORKS, build
 from nnunetv2_xattnres.architectures import use_kernel
 
 
-@pytest.fixture(params=NETWORKS)
+SLOW = {"paper-unet", "emcad"}
+
+
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in NETWORKS])
 def exported(request):
     network, x = build(request.param, "both")
     network.eval().decoder.deep_supervision = False
