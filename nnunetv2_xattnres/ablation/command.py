@@ -83,7 +83,11 @@ def run(args: argparse.Namespace) -> int:
     if args.executor == "slurm":
         from nnunetv2_xattnres.ablation.slurm import check_system
 
-        check_system()  # before anything is written
+        check_system(1 if args.gpus is None else args.gpus)
+    else:
+        from nnunetv2_xattnres.ablation.local import devices
+
+        devices(args.gpus)  # what is missing is said before anything is written
     study = _plan(args, folder)
     if args.dry_run:
         return int(FAILED in _show(study))
