@@ -6,7 +6,6 @@ from test_compile import NETWORKS, build
 
 from nnunetv2_xattnres.architectures import use_kernel
 
-
 SLOW = {"paper-unet", "emcad"}
 
 
