@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.outputs import written
 
+_ADVICE = "repair it, or remove it to start anew"
+_KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
 
-def read_json(path: Path, advice: str = "repair it, or remove it to start anew") -> Any:
+
+def read_json(path: Path, advice: str = _ADVICE) -> Any:
     """The content of a file, ``None`` if it does not exist.
 
     Raises:
@@ -22,20 +26,54 @@ def read_json(path: Path, advice: str = "repair it, or remove it to start anew")
         return None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as JSON ({error}): {advice}") from error
 
 
-def read_object(path: Path, advice: str = "repair it, or remove it to start anew") -> dict[str, Any] | None:
+def read_object(
+    path: Path, advice: str = _ADVICE, *, entries: Mapping[str, type] | None = None, missing: str = ""
+) -> dict[str, Any] | None:
     """Like :func:`read_json`, for files that hold an object.
 
+    Args:
+        path: The file.
+        advice: What to do where it cannot be used.
+        entries: Keys that it has to have, and the type of each: ``dict``, ``list`` or ``str``.
+        missing: What to do where it does not exist, which is an error then.
+
     Raises:
-        InputError: also if the file holds something else.
+        InputError: also if the file holds something else, or does not exist and ``missing`` is given.
     """
     content = read_json(path, advice)
-    if content is not None and not isinstance(content, dict):
-        raise InputError(f"{path} holds a {type(content).__name__} and not an object: {advice}")
+    if content is None and not path.is_file():
+        if missing:
+            raise InputError(f"{path} does not exist: {missing}")
+        return None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds {kind_of(content)} and not an object: {advice}")
+    check_entries(content, str(path), entries or {}, advice)
     return content
+
+
+def check_entries(content: Mapping[str, Any], source: str, entries: Mapping[str, type], advice: str) -> None:
+    """See that an object has these keys, with values of these types.
+
+    Raises:
+        InputError: with every key that is missing, or of another type.
+    """
+    problems = [f"has no {key}" for key in entries if key not in content]
+    problems += [
+        f"has {kind_of(content[key])} under {key} and not {_KINDS[kind]}"
+        for key, kind in entries.items()
+        if key in content and not isinstance(content[key], kind)
+    ]
+    if problems:
+        raise InputError(f"{source} {', '.join(problems)}: {advice}")
+
+
+def kind_of(value: Any) -> str:
+    """What JSON calls a value, with its article."""
+    return _KINDS.get(type(value), "a number")
 
 
 def check_format(content: dict[str, Any], path: Path, newest: int) -> None:

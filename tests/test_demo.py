@@ -128,6 +128,13 @@ def test_a_failing_command_shows_what_it_printed(tmp_path):
     assert "the reason" in (workspace.root / "log.txt").read_text()
 
 
+def test_what_was_shown_is_not_looked_for_in_the_log(tmp_path):
+    workspace = Workspace.create(tmp_path / "demo")
+    with pytest.raises(InputError, match="what it printed is above") as raised:
+        workspace.run("python3", "-c", "raise SystemExit(3)", show=True)
+    assert "log.txt" not in str(raised.value)
+
+
 def test_a_failing_command_may_print_in_the_systems_encoding(tmp_path):
     workspace = Workspace.create(tmp_path / "demo")
     script = "import sys; sys.stdout.buffer.write(b'r\\xe9sultat\\n'); sys.stdout.flush(); sys.exit(3)"

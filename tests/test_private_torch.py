@@ -10,8 +10,6 @@ import pytest
 PRIVATE_ON_PURPOSE = {
     # imported at first use, with another way where it is missing
     "architectures/dry_run.py": {"torch._subclasses.fake_tensor"},
-    # the switch that torch documents for it; set when a training starts
-    "trainers/paper.py": {"torch._dynamo.config.automatic_dynamic_shapes"},
 }
 LIST_MODULES = """
 import sys

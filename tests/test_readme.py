@@ -67,6 +67,29 @@ def test_the_table_of_variants_is_the_code():
 
 
 @pytest.mark.parametrize(
+    "said",
+    [
+        "version 1 of the paper; the repository published under the paper's name holds another, block-level method",
+        "There are no other folds: give `-f 0` to `nnUNetv2_find_best_configuration`",
+        "Predicted PNGs hold the labels, 0 and 1, so an image viewer shows them black",
+        # of nnunetv2.utilities.get_network_from_plans
+        'nnU-Net stops with "Network class could not be found, please check/correct your plans file": install this',
+    ],
+    ids=["version", "folds", "black", "package"],
+)
+def test_what_surprises_users_is_said(said):
+    assert said in README
+
+
+def test_what_nnunet_says_without_the_package_is_quoted_as_it_is():
+    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+    (quoted,) = re.findall(r'nnU-Net stops with "([^"]+)"', README)
+    with pytest.raises(ImportError, match=re.escape(quoted)), pytest.warns(UserWarning):
+        get_network_from_plans("a_missing_package.Network", {}, [], 1, 2)
+
+
+@pytest.mark.parametrize(
     "page", ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
 )
 def test_links_lead_somewhere(page):

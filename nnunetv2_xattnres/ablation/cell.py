@@ -145,7 +145,7 @@ class _Work:
         variables = environment(self.study, self.cell, self.device)
         line = as_typed(command, variables)
         self.update(commands=[*self.state.get("commands", []), line])
-        log = self.folder / "log.txt"
+        log = self.study.log_file(self.cell)
         with log.open("a", encoding="utf-8") as file:
             file.write(f"\n{_now()} $ {line}\n")
         words = [executable(command[0]), *command[1:]]

@@ -87,7 +87,11 @@ def run(args: argparse.Namespace) -> int:
     if args.executor == "slurm":
         from nnunetv2_xattnres.ablation.slurm import check_system
 
-        check_system()  # before anything is written
+        check_system(1 if args.gpus is None else args.gpus)
+    else:
+        from nnunetv2_xattnres.ablation.local import devices
+
+        devices(args.gpus)  # what is missing is said before anything is written
     study = _plan(args, folder)
     if args.dry_run:
         return int(FAILED in _show(study))
@@ -184,7 +188,8 @@ def _show(study: Study) -> set[str]:
     print(summary(seen))
     for each in seen:
         if each.state == FAILED:
-            print(f"{each.cell.name} failed: {each.detail}\n  log: {study.cell_folder(each.cell) / 'log.txt'}")
+            log = study.log_file(each.cell)
+            print(f"{each.cell.name} failed: {each.detail}" + (f"\n  log: {log}" if log.is_file() else ""))
     return {each.state for each in seen}
 
 

@@ -16,7 +16,6 @@ from nnunetv2_xattnres.ablation.grid import Cell
 from nnunetv2_xattnres.ablation.listing import Events, duration
 from nnunetv2_xattnres.ablation.study import COMPLETE, FAILED, Study
 from nnunetv2_xattnres.errors import InputError
-from nnunetv2_xattnres.json_files import read_object
 
 POLL_SECONDS = 2.0
 
@@ -103,10 +102,11 @@ def tell_end(study: Study, cell: Cell, state: str, events: Events) -> None:
     """Say how a cell ended."""
     record = study.read_state(cell)
     if state == COMPLETE:
-        dice = (read_object(study.scores_file(cell)) or {}).get("mean", {}).get("dice")
+        dice = study.dice(cell)
         score = "no Dice is defined" if dice is None else f"Dice {dice:.4f}"
         events.say(cell, f"complete, {score}, {duration(record.get('hours'))}", done=True)
     elif state == FAILED:
-        events.say(cell, f"FAILED, {record.get('error')}; log: {study.cell_folder(cell) / 'log.txt'}")
+        log = study.log_file(cell)
+        events.say(cell, f"FAILED, {record.get('error')}" + (f"; log: {log}" if log.is_file() else ""))
     else:
         events.say(cell, "stopped, the next start continues it")

@@ -134,8 +134,7 @@ def live_jobs() -> dict[str, Job]:
 def _observe(study: Study, cell: Cell, job: str | None, jobs: Mapping[str, Job]) -> Observation:
     record = study.read_state(cell)
     if is_complete(study, cell):
-        scores = read_object(study.scores_file(cell)) or {}
-        return Observation(cell, COMPLETE, record, dice=scores.get("mean", {}).get("dice"))
+        return Observation(cell, COMPLETE, record, dice=study.dice(cell))
     # a job that ends is not in the queue yet, nor gone: SLURM decides between the two when all its processes are gone
     ending = job is not None and jobs[job].state == "COMPLETING"
     if lock_of(study, cell).held() or ending or (record["state"] == RUNNING and job is not None):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import signal
 import sys
@@ -63,14 +64,20 @@ class CellJob:
         return DelayedSubmission(CellJob(self.folder, self.cell, self.gpus))
 
 
-def check_system() -> None:
-    """See that this is a system that SLURM and submitit are for.
+def check_system(gpus: int) -> None:
+    """See that jobs of ``gpus`` GPUs can be submitted from here.
 
     Raises:
-        InputError: it is not.
+        InputError: the system is not Linux, submitit or SLURM is not installed, or the number of GPUs is negative.
     """
     if not sys.platform.startswith("linux") or not hasattr(signal, "SIGUSR2"):
         raise InputError("--executor slurm needs Linux: start it on the cluster, or use --executor local here")
+    if gpus < 0:
+        raise InputError(f"--gpus {gpus}: give the GPUs of a cell, or 0 for the CPU")
+    if importlib.util.find_spec("submitit") is None:
+        raise InputError("submitit is not installed: pip install 'nnunetv2-xattnres[slurm]'")
+    if shutil.which("sbatch") is None:
+        raise InputError("sbatch is not there: start on a machine that submits to SLURM, or use --executor local")
 
 
 def make_executor(study: Study, resources: Resources) -> Any:
@@ -79,15 +86,9 @@ def make_executor(study: Study, resources: Resources) -> Any:
     Raises:
         InputError: submitit or SLURM is not installed, or the number of GPUs is negative.
     """
-    check_system()
-    if resources.gpus < 0:
-        raise InputError(f"--gpus {resources.gpus}: give the GPUs of a cell, or 0 for the CPU")
-    try:
-        from submitit import SlurmExecutor
-    except ImportError as error:
-        raise InputError("submitit is not installed: pip install 'nnunetv2-xattnres[slurm]'") from error
-    if shutil.which("sbatch") is None:
-        raise InputError("sbatch is not there: start on a machine that submits to SLURM, or use --executor local")
+    check_system(resources.gpus)
+    from submitit import SlurmExecutor
+
     # a study may need many time limits, and each counts as a timeout
     executor = SlurmExecutor(study.folder / "slurm", max_num_timeout=1000)
     options: dict[str, Any] = {

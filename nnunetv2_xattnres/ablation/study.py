@@ -12,6 +12,7 @@ from typing import Any
 
 from nnunetv2_xattnres.ablation.grid import Cell
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.evaluation.files import SCORE_AGAIN
 from nnunetv2_xattnres.json_files import check_format, read_object, write_json
 from nnunetv2_xattnres.nnunet_layout import fold_folder, training_logs
 
@@ -104,13 +105,26 @@ class Study:
         """``cell.json`` of a cell."""
         return self.cell_folder(cell) / "cell.json"
 
+    def log_file(self, cell: Cell) -> Path:
+        """``log.txt`` of a cell, which its first command makes."""
+        return self.cell_folder(cell) / "log.txt"
+
     def scores_file(self, cell: Cell) -> Path:
         """``scores.json`` of a cell."""
         return self.cell_folder(cell) / "scores.json"
 
+    def dice(self, cell: Cell) -> float | None:
+        """Mean Dice of a complete cell, ``None`` where it is not defined.
+
+        Raises:
+            InputError: its scores cannot be read.
+        """
+        scores = read_object(self.scores_file(cell), SCORE_AGAIN, entries={"mean": dict})
+        return None if scores is None else scores["mean"].get("dice")
+
     def read_state(self, cell: Cell) -> dict[str, Any]:
         """Content of ``cell.json``."""
-        state = read_object(self.state_file(cell)) or {"state": PENDING}
+        state = read_object(self.state_file(cell), entries={"state": str}) or {"state": PENDING}
         check_format(state, self.state_file(cell), FORMAT)
         return state
 

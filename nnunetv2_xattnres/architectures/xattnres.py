@@ -271,7 +271,8 @@ _KERNELS: dict[str, Kernel] = {"plain": Kernel()}
 _DEFAULT_KERNELS: dict[str, str] = {}
 _forced_kernel: str | None = None
 
-_is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)  # since torch 2.7
+# since torch 2.7; before, exporting was compiling without Dynamo
+_is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
 def register_kernel(name: str, kernel: Kernel, *, devices: Sequence[str] = ()) -> None:

@@ -1,9 +1,11 @@
 """How much of an image a training patch sees: little of a large image is a common cause of poor scores."""
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.json_files import read_object
 
 SMALL_SHARE = 0.25
 USUAL_PATCH = (512, 512)
@@ -39,11 +41,11 @@ def planned_views(preprocessed: Path) -> Iterator[tuple[str, bool]]:
     """
     for path in sorted(preprocessed.glob("*Plans*.json")):
         try:
-            configurations = json.loads(path.read_text(encoding="utf-8"))["configurations"]
+            configurations = (read_object(path) or {})["configurations"]
             own = {name: each for name, each in configurations.items() if len(each.get("patch_size", ())) == 2}
             views = [(name, each["patch_size"], each["median_image_size_in_voxels"][-2:]) for name, each in own.items()]
             shares = [(name, patch, median, seen_share(patch, median)) for name, patch, median in views]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (InputError, ValueError, KeyError, TypeError, AttributeError):
             continue
         for name, patch, median, share in shares:
             text = (

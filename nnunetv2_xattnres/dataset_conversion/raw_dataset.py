@@ -1,7 +1,6 @@
 """A data set in nnU-Net's raw folder: its files, its splits, and what reading a case shows."""
 
 import hashlib
-import json
 import os
 import re
 import sys
@@ -16,6 +15,8 @@ from nnunetv2_xattnres.dataset_conversion.plausible import border_share
 from nnunetv2_xattnres.dataset_conversion.splits import Fold
 from nnunetv2_xattnres.dataset_conversion.staging import bring_back, raw_folder
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.json_files import read_json, read_object
+from nnunetv2_xattnres.plans.splits import read_splits
 from nnunetv2_xattnres.reading import check_whole, differing_geometry, exactly, stop_without_memory
 
 NOT_FINITE = "holds values that are not finite (NaN or infinity)"
@@ -80,13 +81,14 @@ class RawDataset:
             state = f"belongs to {' and '.join(found)}" if found else "is not there"
             raise InputError(f"{root}: data set {dataset} {state}; there are: {', '.join(names) or 'none'}")
         path = root / found[0] / "dataset.json"
-        description = _read_json(path, dict)
-        wanted = [key for key in ("channel_names", "labels", "file_ending") if key not in description]
-        if wanted or "dataset" in description:
-            reason = (
-                f"lacks {', '.join(wanted)}" if wanted else 'lists its files under "dataset", which is not supported'
-            )
-            raise InputError(f"{path}: {reason}")
+        description = read_object(
+            path,
+            "convert again, or write it as nnU-Net v2 wants it",
+            entries={"channel_names": dict, "labels": dict, "file_ending": str},
+            missing="convert again",
+        )
+        if "dataset" in description:
+            raise InputError(f'{path}: lists its files under "dataset", which is not supported')
         dataset = cls(root / found[0], description)
         try:
             dataset.label_names  # noqa: B018 - computed here, so that it fails here
@@ -112,7 +114,7 @@ class RawDataset:
     def sequences(self) -> dict[str, str]:
         """Case to sequence, from the ``cases.json`` of our converters; empty where that is not known."""
         path = self.folder / "cases.json"
-        cases = _read_json(path, object) if path.is_file() else {}
+        cases = read_json(path, "convert again, or delete it")
         if not isinstance(cases, dict) or not all(isinstance(case, dict) for case in cases.values()):
             return {}  # a file of this name, but not ours
         return {name: case["sequence"] for name, case in cases.items() if case.get("sequence") is not None}
@@ -145,24 +147,15 @@ class RawDataset:
 
     def splits(self) -> tuple[list[Fold], list[str]]:
         """The folds that nnU-Net will use, and what is wrong with the files that hold them."""
-        own = self._read_splits(self.folder)
+        own = read_splits(self.folder)
         preprocessed = os.environ.get("nnUNet_preprocessed", "")  # noqa: SIM112 - nnU-Net's own spelling
-        used = self._read_splits(Path(preprocessed) / self.folder.name) if preprocessed else None
+        used = read_splits(Path(preprocessed) / self.folder.name) if preprocessed else None
         if used is not None and own is not None and used != own:
             path = Path(preprocessed) / self.folder.name / "splits_final.json"
             return used, [
                 f"{path}: differs from the one in {self.folder}, and nnU-Net uses it; delete it and plan again"
             ]
         return used or own or [], []
-
-    def _read_splits(self, folder: Path) -> list[Fold] | None:
-        path = folder / "splits_final.json"
-        if not path.is_file():
-            return None
-        folds = _read_json(path, list)
-        if not all(isinstance(fold, dict) and {"train", "val"} <= fold.keys() for fold in folds):
-            raise InputError(f'{path}: is not nnU-Net\'s, a list of {{"train": [names], "val": [names]}}')
-        return folds
 
     def read(self, case: RawCase) -> Volume:
         """Read the case with nnU-Net's reader; a file that cannot be read raises whatever its reader raises."""
@@ -229,13 +222,3 @@ class RawDataset:
         from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
         return determine_reader_writer_from_dataset_json(self.description, example, True, verbose=False)()
-
-
-def _read_json(path: Path, kind: type) -> Any:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
-    if not isinstance(content, kind):
-        raise InputError(f"{path}: holds no {'list' if kind is list else 'JSON object'}")
-    return content

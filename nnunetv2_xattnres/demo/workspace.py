@@ -115,9 +115,9 @@ class Workspace:
         if code != 0:
             # the command writes in the encoding of the system
             text = "" if show else (self.root / LOG).read_text(encoding="utf-8", errors="replace")
+            where = "above" if show else f"in {self.root / LOG}"
             raise InputError(
-                f"{command[0]} failed (exit code {code}): what it printed is in {self.root / LOG}",
-                text.splitlines()[-LINES_SHOWN:],
+                f"{command[0]} failed (exit code {code}): what it printed is {where}", text.splitlines()[-LINES_SHOWN:]
             )
 
 

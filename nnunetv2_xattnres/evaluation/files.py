@@ -6,9 +6,13 @@ import math
 from pathlib import Path
 from typing import Any
 
+from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.json_files import read_object
 from nnunetv2_xattnres.outputs import written
 
 COLUMNS = ("case", "label", "dice", "iou", "hd95")
+_ENTRIES = {"convention": str, "unit": str, "labels": dict, "cases": list}
+SCORE_AGAIN = "remove it, and `nnunetv2_xattnres ablate` scores the cell again"
 
 
 def write_scores(scores: dict[str, Any], path: Path) -> None:
@@ -17,8 +21,16 @@ def write_scores(scores: dict[str, Any], path: Path) -> None:
 
 
 def read_scores(path: Path) -> dict[str, Any]:
-    """Read what :func:`write_scores` wrote, null as NaN."""
-    return _replace(json.loads(path.read_text(encoding="utf-8")), _none_to_nan)
+    """Read what :func:`write_scores` wrote, null as NaN.
+
+    Raises:
+        InputError: the file cannot be read, or holds no scores of cases.
+    """
+    scores = read_object(path, SCORE_AGAIN, entries=_ENTRIES, missing=SCORE_AGAIN)
+    for number, row in enumerate(scores["cases"]):
+        if not isinstance(row, dict) or not row.keys() >= set(COLUMNS):
+            raise InputError(f"{path} has an entry {number} of cases without {', '.join(COLUMNS)}: {SCORE_AGAIN}")
+    return _replace(scores, _none_to_nan)
 
 
 def write_csv(scores: dict[str, Any], path: Path) -> None:

@@ -1,12 +1,12 @@
 """The classes to score, from nnU-Net's ``dataset.json``: plain labels, regions, and the ignore label."""
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.json_files import read_object
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,6 @@ def find_dataset_json(reference: Path, prediction: Path) -> Path:
 
 
 def read_dataset_json(path: Path) -> dict[str, Any]:
-    """The content of a ``dataset.json``; raises :class:`InputError` where it is missing or not JSON."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}).") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds no JSON object, so it is not nnU-Net's dataset.json.")
-    return content
+    """The content of a ``dataset.json``; raises :class:`InputError` where it is missing or not nnU-Net's."""
+    advice = "name the dataset.json of an nnU-Net v2 data set with --dataset-json"
+    return read_object(path, advice, entries={"labels": dict, "file_ending": str}, missing=advice)

@@ -68,9 +68,7 @@ def evaluate_folders(
     source = dataset_json or find_dataset_json(reference, prediction)
     dataset = read_dataset_json(source)
     labels = Labels.parse(dataset, str(source))
-    ending = dataset.get("file_ending")
-    if not isinstance(ending, str):
-        raise InputError(f'{source} has no "file_ending": is it the dataset.json of an nnU-Net v2 data set?')
+    ending = dataset["file_ending"]
     cases, problems, left_out = pair_files(reference, prediction, ending, predicted_only)
     if not cases and not problems:
         raise InputError(f"There is no file *{ending} in {reference} nor in {prediction}.")

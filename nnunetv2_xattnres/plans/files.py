@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_xattnres.errors import InputError
-from nnunetv2_xattnres.json_files import check_format, read_object
+from nnunetv2_xattnres.json_files import check_format, kind_of, read_object
 from nnunetv2_xattnres.nnunet_layout import DATASET_JSON, PREPROCESSED, dataset_number, variable_folder
 from nnunetv2_xattnres.outputs import written
 
@@ -43,9 +43,11 @@ def dataset_folder(dataset: int | str) -> Path:
 
 
 def _read(path: Path, missing: str) -> dict[str, Any]:
-    content = read_object(path, "repair it, or plan again")
-    if content is None:
-        raise InputError(f"{path} is not there: {missing}")
+    advice = "repair it, or plan again"
+    content = read_object(path, advice, entries={"plans_name": str, "configurations": dict}, missing=missing)
+    for name, configuration in content["configurations"].items():
+        if not isinstance(configuration, dict):
+            raise InputError(f"{path} has {kind_of(configuration)} under {name} and not an object: {advice}")
     return content
 
 
@@ -59,7 +61,12 @@ def read_plans(dataset: int | str, plans_name: str) -> dict[str, Any]:
 
 def read_dataset_json(dataset: int | str) -> dict[str, Any]:
     """The data set's ``dataset.json``."""
-    return _read(dataset_folder(dataset) / DATASET_JSON, "run nnUNetv2_plan_and_preprocess first")
+    return read_object(
+        dataset_folder(dataset) / DATASET_JSON,
+        "copy it from nnUNet_raw again",
+        entries={"labels": dict, "file_ending": str},
+        missing="run nnUNetv2_plan_and_preprocess first",
+    )
 
 
 def read_existing(dataset: int | str, plans_name: str) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ def read_splits(preprocessed: Path) -> list[Fold] | None:
     """
     path = preprocessed / SPLITS
     folds = read_json(path, _ADVICE)
-    if folds is None:
+    if folds is None and not path.is_file():  # the file may hold null
         return None
     if not isinstance(folds, list) or not folds:
         raise InputError(f'{path} is not a list of folds, {{"train": [names], "val": [names]}}: {_ADVICE}')
@@ -86,6 +86,22 @@ def make_splits(preprocessed: Path, identifier: str) -> list[Fold]:
     folds = [{key: [str(name) for name in fold[key]] for key in ("train", "val")} for fold in made]
     write_json(preprocessed / SPLITS, folds)
     return folds
+
+
+def make_splits_if_missing(preprocessed: Path, identifier: str) -> None:
+    """Make the folds where no file exists, for trainings that start at once: none reads a part of the file.
+
+    With fewer cases than folds, nothing is made: nnU-Net's training says so itself.
+
+    Args:
+        preprocessed: The data set's folder.
+        identifier: The folder in it with the cases, ``data_identifier`` of a configuration.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    if not (preprocessed / SPLITS).exists() and len(_cases(preprocessed / identifier)) >= STOCK_FOLDS:
+        make_splits(preprocessed, identifier)
 
 
 def _cases(folder: Path) -> set[str]:

@@ -20,8 +20,9 @@ from nnunetv2_xattnres.architectures.routing import Routing
 from nnunetv2_xattnres.architectures.xattnres import XAttnRes
 from nnunetv2_xattnres.catalogue import routings
 from nnunetv2_xattnres.errors import InputError
-from nnunetv2_xattnres.nnunet_layout import AUGMENTATION_PROCESSES, SPLITS, TRAINER_KEY
+from nnunetv2_xattnres.nnunet_layout import AUGMENTATION_PROCESSES, TRAINER_KEY
 from nnunetv2_xattnres.outputs import replace_file
+from nnunetv2_xattnres.plans.splits import make_splits_if_missing
 from nnunetv2_xattnres.trainers.folds import check_fold
 from nnunetv2_xattnres.trainers.seeding import (
     SEED_VARIABLE,
@@ -109,12 +110,15 @@ class PluginTrainer(nnUNetTrainer):
         return seed is not None
 
     def do_split(self) -> tuple[list[str], list[str]]:
-        """As nnU-Net, for a fold that exists.
+        """As nnU-Net, for a fold that exists; a split that is made appears whole or not at all.
 
         Raises:
-            InputError: the split file does not have it, or cannot be used.
+            InputError: the split file does not have it, cannot be used, or cannot be written.
         """
-        check_fold(self.fold, Path(self.preprocessed_dataset_folder_base) / SPLITS)
+        preprocessed = Path(self.preprocessed_dataset_folder_base)
+        check_fold(self.fold, preprocessed)
+        if self.fold != "all":
+            make_splits_if_missing(preprocessed, Path(self.preprocessed_dataset_folder).name)
         training, validation = super().do_split()
         if self.fold == "all":  # nnU-Net lists them in the order of a set, another one in each process
             return sorted(training), sorted(validation)

@@ -78,8 +78,13 @@ class PaperRecipe(PluginTrainer):
 
     def initialize(self) -> None:
         """As nnU-Net, but each scale is compiled with its own numbers: with symbols, tracing XAttnRes takes minutes."""
-        torch._dynamo.config.automatic_dynamic_shapes = False
         super().initialize()
+        if self._do_i_compile():
+            compiled = torch.compile(self._bare_network(), dynamic=False)
+            if self.is_ddp:
+                self.network.module = compiled
+            else:
+                self.network = compiled
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """AdamW on all parameters alike, at a constant rate."""

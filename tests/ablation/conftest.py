@@ -120,7 +120,7 @@ def stubs(tmp_path, monkeypatch) -> Stubs:
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     dataset = tmp_path / "preprocessed" / "Dataset001_Stub"
     dataset.mkdir(parents=True)
-    (dataset / "dataset.json").write_text('{"file_ending": ".png"}')
+    (dataset / "dataset.json").write_text('{"file_ending": ".png", "labels": {"background": 0, "disc": 1}}')
     monkeypatch.setattr("nnunetv2_xattnres.ablation.cell.executable", lambda name: str(stubs.commands / name))
     monkeypatch.setattr("nnunetv2_xattnres.ablation.cell.PATIENCE_SECONDS", 0.1)
     monkeypatch.setattr("nnunetv2_xattnres.ablation.local.POLL_SECONDS", 0.1)

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from nnunetv2_xattnres.ablation import cell as cell_module
 from nnunetv2_xattnres.ablation.commands import Device
 from nnunetv2_xattnres.ablation.listing import Events
 from nnunetv2_xattnres.ablation.local import run_local
 from nnunetv2_xattnres.ablation.observe import observe
 from nnunetv2_xattnres.ablation.study import Study
 from nnunetv2_xattnres.cli import main
+from nnunetv2_xattnres.errors import InputError
 
 CPU = Device()
 
@@ -107,6 +109,24 @@ def test_what_nobody_expected_fails_its_cell_alone(stubs):
     run(study)
     assert states(study) == ["failed", "failed"]
     assert "cannot be read as JSON" in study.read_state(study.cells[0])["error"]
+
+
+def test_a_log_is_named_where_there_is_one(stubs, monkeypatch, capsys):
+    study = stubs.study("baseline", "both")
+    stubs.tell("fail", "2d_both")
+    real = cell_module.train_command
+
+    def train_command(study, cell, device):
+        if cell.variant == "baseline":
+            raise InputError("nothing was started")
+        return real(study, cell, device)
+
+    monkeypatch.setattr(cell_module, "train_command", train_command)
+    run(study)
+    assert main(["ablate", "1", "--output", str(study.folder), "--status"]) == 1
+    named = [part.strip() for line in capsys.readouterr().out.splitlines() for part in line.split("log: ")[1:]]
+    assert named == [str(study.cell_folder(study.cells[1]) / "log.txt")] * 2
+    assert Path(named[0]).is_file() and not (study.cell_folder(study.cells[0]) / "log.txt").exists()
 
 
 @pytest.mark.parametrize("what", ["cell.json", "log.txt", "cell.lock"])

@@ -172,6 +172,7 @@ def test_following_goes_on_with_the_jobs_that_were_known_last(study, squeue, mon
 def test_following_that_ends_with_cells_to_do_is_no_success(study, squeue, monkeypatch, detach, code):
     squeue("exit 0")
     monkeypatch.setattr(command, "_plan", lambda args, folder: study)
+    monkeypatch.setattr(slurm, "check_system", lambda gpus: None)
     monkeypatch.setattr(slurm, "submit", lambda *_: dict.fromkeys(study.cells, "queued"))
     arguments = ["ablate", "1", "--executor", "slurm", "--output", str(study.folder), *detach]
     assert main(arguments) == code and states(study) == ["pending", "pending"]

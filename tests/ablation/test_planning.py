@@ -371,6 +371,27 @@ def test_the_split_is_made_before_the_first_cell_as_nnunet_makes_it(preprocessed
     assert json.loads((preprocessed / "splits_final.json").read_text()) == ours
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--gpus", "3"], "--gpus 3: this machine shows 0 GPU(s)"),
+        (["--gpus", "-1"], "--gpus -1: this machine shows 0 GPU(s)"),
+        (["--executor", "slurm", "--gpus", "-1"], "--gpus -1: give the GPUs of a cell"),
+        (["--executor", "slurm"], "sbatch is not there"),
+    ],
+)
+def test_missing_devices_are_named_before_anything_is_written(
+    preprocessed, tmp_path, monkeypatch, capsys, options, says
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["ablate", "7", "--output", str(tmp_path / "study"), "--seeds", "1", *options]) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_too_few_cases_for_a_split_are_named(preprocessed, tmp_path):
     for number in range(3):
         (preprocessed / "nnUNetPlans_2d" / f"case_{number}.b2nd").unlink()

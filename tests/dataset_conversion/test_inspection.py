@@ -238,7 +238,7 @@ def test_unknown_data_set(clinicdb, capsys, name, message):
 
 def test_broken_descriptions(clinicdb):
     (clinicdb / "dataset.json").write_text("{}")
-    with pytest.raises(InputError, match="lacks channel_names, labels, file_ending"):
+    with pytest.raises(InputError, match="has no channel_names, has no labels, has no file_ending"):
         RawDataset.open("501")
     (clinicdb / "dataset.json").write_text("{")
     with pytest.raises(InputError, match="cannot be read"):
@@ -253,11 +253,11 @@ def test_broken_descriptions(clinicdb):
         RawDataset.open("501")
 
 
-@pytest.mark.parametrize("content", ['{"train": []}', '[["a"]]'])
+@pytest.mark.parametrize("content", ['{"train": []}', '[["a"]]', "", "[", "null", "[5]", '[{"train": ["a"]}]'])
 def test_splits_that_are_not_nnunets(clinicdb, capsys, content):
     (clinicdb / "splits_final.json").write_text(content)
     assert main(["inspect", "501", "--cases", "0"]) == 2
-    assert f"{clinicdb / 'splits_final.json'}: " in capsys.readouterr().err
+    assert f"{clinicdb / 'splits_final.json'} " in capsys.readouterr().err
 
 
 def test_a_foreign_table_of_cases_is_passed_over(clinicdb):

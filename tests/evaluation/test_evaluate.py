@@ -270,7 +270,7 @@ def test_command_writes_json_csv_and_markdown(data, tmp_path, capsys):
         (lambda reference, prediction: set_labels(reference, {"background": 0}), "no class but the background"),
         (lambda reference, prediction: set_labels(reference, {"0": "background"}), "whole number"),
         (lambda reference, prediction: set_labels(reference, {"a": 1}, ".xyz"), "There is no file"),
-        (lambda reference, prediction: (reference.parent / "dataset.json").write_text("{"), "is not JSON"),
+        (lambda reference, prediction: (reference.parent / "dataset.json").write_text("{"), "cannot be read as JSON"),
     ],
 )
 def test_unusable_data_sets_say_why(data, change, message):

@@ -2,6 +2,7 @@
 
 import json
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -225,6 +226,39 @@ def test_a_later_fold_is_refused_also_where_nnunet_is_about_to_make_five(make, t
     assert len(json.loads(splits.read_text())) == 5
 
 
+def test_a_split_is_nnunets_and_is_never_seen_in_part(make, tmp_path):
+    splits = tmp_path / "preprocessed/Dataset001_Phantom/splits_final.json"
+    trainer, sizes = make(fold=2), set()
+    splits.unlink()
+    nnUNetTrainer.do_split(trainer)
+    expected = splits.read_bytes()
+    splits.unlink()
+
+    def look(frame, event, argument):  # what another training would find, after every line that runs
+        if splits.exists():
+            sizes.add(splits.stat().st_size)
+        return look
+
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        trainer.do_split()
+    finally:
+        sys.settrace(before)
+    assert len(sizes) == 1  # never empty, never a part
+    assert json.loads(splits.read_bytes()) == json.loads(expected)
+
+
+def test_too_few_cases_for_five_folds_are_nnunets_own_error(make, tmp_path):
+    folder = tmp_path / "preprocessed/Dataset001_Phantom"
+    (folder / "splits_final.json").unlink()
+    trainer = make()
+    for file in Path(trainer.preprocessed_dataset_folder).glob("[ab]*"):
+        file.unlink()
+    with pytest.raises(ValueError, match="n_splits=5"):
+        trainer.do_split()
+
+
 def test_folds_that_exist_and_all_cases_are_trained(make):
     assert make().do_split() == (list("abc"), list("de"))
     training, validation = make(fold="all").do_split()
@@ -237,10 +271,11 @@ def test_folds_that_exist_and_all_cases_are_trained(make):
         ('[{"train": ["a"', "cannot be read as JSON"),
         ("", "cannot be read as JSON"),
         ("{}", "not a list of folds"),
+        ("null", "not a list of folds"),
         ("[]", "not a list of folds"),
-        ("[5]", "fold 0 has no list of cases under 'train'"),
-        ('[{"train": ["a"], "val": []}]', "fold 0 has no list of cases under 'val'"),
-        ('[{"train": ["a"], "val": ["b"]}, {"train": "a", "val": ["b"]}]', "fold 1 has no list of cases under 'train'"),
+        ("[5]", "fold 0 is 5"),
+        ('[{"train": ["a"], "val": []}]', "fold 0 has no case under val"),
+        ('[{"train": ["a"], "val": ["b"]}, {"train": "a", "val": ["b"]}]', "fold 1 has no list of names under train"),
     ],
 )
 def test_a_split_file_that_cannot_be_used_is_named(make, tmp_path, content, said):

@@ -14,6 +14,7 @@ from nnunetv2_xattnres.architectures import PaperUNet
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.trainers import nnUNetTrainer_EMCAD_Paper, nnUNetTrainer_XAttnRes_Paper
 from nnunetv2_xattnres.trainers.augmentation import paper_transforms
+from nnunetv2_xattnres.trainers.base import PluginTrainer
 from nnunetv2_xattnres.trainers.multiscale import forward_at_scale, scaled_size
 from nnunetv2_xattnres.trainers.recipe import BASES, Recipe
 from nnunetv2_xattnres.trainers.structure_loss import WeightedBCEIoULoss
@@ -343,22 +344,35 @@ def test_emcads_loss_is_the_sum_over_fifteen_subsets(make_trainer, labels):
     assert float(loss(outputs, [target] * 4)) == pytest.approx(wanted, rel=1e-5)
 
 
-def test_each_scale_is_compiled_for_its_own_size(make_trainer, monkeypatch):
-    monkeypatch.setattr(torch._dynamo.config, "automatic_dynamic_shapes", True)
-    make_trainer().initialize()
+@pytest.mark.parametrize("ddp", [False, True], ids=["one process", "ddp"])
+def test_each_scale_is_compiled_for_its_own_size(make_trainer, monkeypatch, ddp):
     sizes = []
 
     def backend(graph, examples):
         sizes.append([size for example in examples for size in example.shape])
         return graph.forward
 
-    network = PaperUNet(1, 2).eval()
-    compiled = torch.compile(network, backend=backend)
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda network, **options: compile_(network, backend=backend, **options))
+    trainer = make_trainer()
+    monkeypatch.setattr(trainer, "_do_i_compile", lambda: True)
+    if ddp:  # as nnU-Net wraps it, without the other processes
+        initialize = PluginTrainer.initialize
+
+        def wrapped(trainer):
+            initialize(trainer)
+            trainer.is_ddp, trainer.network = True, nn.ModuleDict({"module": trainer.network})
+
+        monkeypatch.setattr(PluginTrainer, "initialize", wrapped)
+    trainer.initialize()
+    network = trainer._bare_network().eval()
+    compiled = trainer.network["module"] if ddp else trainer.network
     with torch.no_grad():
         for scale in (1, 2, 3):
-            forward_at_scale(compiled, network, torch.rand(1, 1, 32, 32), scale, (32, 32))
+            forward_at_scale(compiled, network, torch.rand(1, network.input_channels, 32, 32), scale, (32, 32))
     assert len(sizes) == 3
     assert all(type(size) is int for each in sizes for size in each)
+    assert torch._dynamo.config.automatic_dynamic_shapes  # of other networks in the process
 
 
 @pytest.mark.parametrize("input_size", [None, (64, 64)])

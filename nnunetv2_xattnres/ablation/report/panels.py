@@ -1,6 +1,5 @@
 """Qualitative panels as in the paper's Figure 3: image, reference, and what each configuration predicts."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,9 @@ from nnunetv2_xattnres.ablation.observe import Observation
 from nnunetv2_xattnres.ablation.report.results import Configuration, Results
 from nnunetv2_xattnres.ablation.report.statistics import nanmean
 from nnunetv2_xattnres.catalogue import network_title, variant_title
+from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.evaluation.scores import find_reader, mean
+from nnunetv2_xattnres.json_files import read_object
 from nnunetv2_xattnres.nnunet_layout import RAW, TEST_IMAGES, TRAIN_IMAGES, variable_folder
 from nnunetv2_xattnres.visualization.overlay import overlay, resize, to_rgb
 
@@ -49,7 +50,7 @@ def make_panels(results: Results) -> tuple[list[Panel], list[str]]:
     for case in choose_cases(results):
         try:
             panels.append(make_panel(results, case))
-        except (OSError, ValueError, RuntimeError, IndexError) as error:
+        except (InputError, OSError, ValueError, RuntimeError, IndexError) as error:
             problems.append(f"{case}: {error}")
     if any(panel.tiles[0].caption for panel in panels):
         problems.append(f"{NOT_FOUND}: set nnUNet_raw, as for nnU-Net's own commands, and write the report again")
@@ -76,7 +77,8 @@ def legend(results: Results) -> str:
 
 def make_panel(results: Results, case: str) -> Panel:
     """Read a case's image, reference and predictions; volumes are shown in the slice with most of the reference."""
-    dataset = json.loads(Path(results.study.dataset_json).read_text(encoding="utf-8"))
+    source = Path(results.study.dataset_json)
+    dataset = read_object(source, entries={"file_ending": str}, missing="set it right in study.json")
     records = [item.record for item in results.complete]
     reference = next((Path(record["reference"]) for record in records if record.get("reference")), None)
     if reference is None:

@@ -1,0 +1,55 @@
+"""The default form of every network goes where PyTorch's own operations go: ``torch.export``, ONNX and TorchScript."""
+
+import pytest
+import torch
+from test_compile import NETWORKS, build
+
+from nnunetv2_xattnres.architectures import use_kernel
+
+SLOW = {"paper-unet", "emcad"}
+
+
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in NETWORKS])
+def exported(request):
+    network, x = build(request.param, "both")
+    network.eval().decoder.deep_supervision = False
+    with torch.no_grad():
+        yield network, x, network(x)
+
+
+def ours(program):
+    return [str(node.target) for node in program.graph.nodes if str(node.target).startswith("xattnres")]
+
+
+def test_export(exported):
+    network, x, expected = exported
+    program = torch.export.export(network, (x,), strict=False)
+    assert ours(program) == []
+    torch.testing.assert_close(program.module()(x), expected)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_torchscript(exported):
+    network, x, expected = exported
+    torch.testing.assert_close(torch.jit.trace(network, x)(x), expected)
+
+
+def test_onnx(exported, tmp_path):
+    pytest.importorskip("onnx", reason="torch.onnx.export needs onnx")
+    pytest.importorskip("onnxscript", reason="torch.onnx.export needs onnxscript")
+    runtime = pytest.importorskip("onnxruntime", reason="the outputs are compared by onnxruntime")
+    network, x, expected = exported
+    file = tmp_path / "network.onnx"
+    torch.onnx.export(network, (x,), str(file), dynamo=True)
+    session = runtime.InferenceSession(str(file))
+    (output,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(output), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_strict_export_is_free_of_our_operators_with_the_plain_form():
+    network, x = build("unet 2d", "both")
+    network.eval()
+    with torch.no_grad(), use_kernel("plain"):
+        program = torch.export.export(network, (x,), strict=True)
+    assert ours(program) == []
+    torch.testing.assert_close(program.module()(x), network(x))
