@@ -53,10 +53,11 @@ class History:
     def _level(self, size: Sequence[int], indices: Sequence[int]) -> dict[int, Tensor]:
         """The entries within ``size``, by index: at least ``indices``."""
         size = list(size)
-        for known, level in self._levels:
+        level: dict[int, Tensor] | None = None
+        for known, found in self._levels:
             if known == size:
-                break
-        else:
+                level = found
+        if level is None:
             level = {}
             self._levels.append((size, level))
         missing = [index for index in indices if index not in level]
