@@ -88,12 +88,8 @@ class PaperEncoder(nn.Module):
         for i, stage in enumerate(self.stages):
             if i > 0:
                 halved = [length // 2 for length in x.shape[2:]]
-                if any(length % 2 for length in x.shape[2:]):
-                    x = self.down(x)
-                elif self.xattnres:  # which reads this map and the other entries at its size
-                    x = history.within(halved)[i - 1]
-                else:
-                    x = history.pooled(i - 1, halved)
+                # where the size is even, the next stage reads the same pooled map from the history
+                x = history.pooled(i - 1, halved) if all(n % 2 == 0 for n in x.shape[2:]) else self.down(x)
                 if self.xattnres:
                     x = self.xattnres[i - 1](history, x)
             x = stage(x)

@@ -6,7 +6,6 @@ This file imports torch alone, so that it can be lifted into any other project.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
@@ -27,8 +26,7 @@ class History:
 
     def __init__(self) -> None:
         self.entries: list[Tensor] = []
-        # Pairs, as a dictionary has no symbolic sizes for keys: a size, and by index the entries within it
-        self._levels: list[tuple[list[int], dict[int, Tensor]]] = []
+        self._pyramids: list[list[Tensor]] = []
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -39,55 +37,24 @@ class History:
     def append(self, feature: Tensor) -> None:
         """Add the output of a stage, ``[B, C, *S]``."""
         self.entries.append(feature)
-
-    def within(self, size: Sequence[int]) -> list[Tensor]:
-        """Every entry, max-pooled along each axis that is longer than in ``size``; one call pools all of them."""
-        indices = range(len(self.entries))
-        level = self._level(size, indices)
-        return [level[index] for index in indices]
+        self._pyramids.append([feature])
 
     def pooled(self, index: int, size: Sequence[int]) -> Tensor:
-        """Entry ``index`` as in :meth:`within`."""
-        return self._level(size, [index])[index]
-
-    def _level(self, size: Sequence[int], indices: Sequence[int]) -> dict[int, Tensor]:
-        """The entries within ``size``, by index: at least ``indices``."""
-        size = list(size)
-        level: dict[int, Tensor] | None = None
-        for known, found in self._levels:
-            if known == size:
-                level = found
-        if level is None:
-            level = {}
-            self._levels.append((size, level))
-        missing = [index for index in indices if index not in level]
-        if missing:
-            level.update(zip(missing, _within([self._source(index, size) for index in missing], size), strict=True))
-        return level
-
-    def _source(self, index: int, size: Sequence[int]) -> Tensor:
-        """The smallest copy of an entry whose pooling to ``size`` gives the same values as pooling the entry."""
-        for _, level in reversed(self._levels):
-            if index in level:
-                shape = level[index].shape[2:]
-                if not any(map(operator.mod, shape, map(min, shape, size))):
-                    return level[index]
-        return self.entries[index]
+        """Entry ``index``, max-pooled to ``size``, from its smallest copy that gives the same values."""
+        pyramid = self._pyramids[index]
+        for level in reversed(pyramid):
+            if tuple(level.shape[2:]) == tuple(size):
+                return level
+            if all(have % want == 0 for have, want in zip(level.shape[2:], size, strict=True)):
+                break
+        else:
+            level = pyramid[0]
+        pyramid.append(_max_pool(level, size))
+        return pyramid[-1]
 
 
-def _within(features: Sequence[Tensor], size: Sequence[int]) -> list[Tensor]:
-    """``features``, max-pooled along each axis that is longer than in ``size`` (eq. 4)."""
-    size, results = list(size), list(features)
-    # Without calls of our own in the loop: tracing pays for each of them.
-    larger = [
-        index for index, feature in enumerate(features)
-        if list(map(min, feature.shape[2:], size)) != list(feature.shape[2:])
-    ]  # fmt: skip
-    if larger:
-        sources = [features[index] for index in larger]
-        for index, pooled in zip(larger, kernel_for(*sources).max_pool(sources, size), strict=True):
-            results[index] = pooled
-    return results
+def _max_pool(feature: Tensor, size: Sequence[int]) -> Tensor:
+    return kernel_for(feature).max_pool(feature, list(size))
 
 
 class XAttnRes(nn.Module):
@@ -129,7 +96,6 @@ class XAttnRes(nn.Module):
         if query_init not in QUERY_INITS:
             raise ValueError(f"unknown query_init {query_init!r}: the valid values are {', '.join(QUERY_INITS)}")
         self.eps = eps
-        self._widths = [*history_channels, channels]
         self.projections = nn.ModuleList(
             nn.Identity() if width == channels else conv_op(width, channels, 1, bias=False)
             for width in history_channels
@@ -162,10 +128,11 @@ class XAttnRes(nn.Module):
         """Elements kept for the backward pass of one sample: pooled and aggregated maps."""
         if not self.projections:
             return 0
-        total = self._widths[-1] * math.prod(size)
-        for have, width in zip(history_sizes, self._widths[:-1], strict=True):
+        total = self.query.numel() * math.prod(size)
+        for have, project in zip(history_sizes, self.projections, strict=True):
             small = [min(h, s) for h, s in zip(have, size, strict=True)]
             if small != list(have):
+                width = self.query.numel() if isinstance(project, nn.Identity) else project.weight.shape[1]
                 total += width * math.prod(small)
         return total
 
@@ -179,16 +146,25 @@ class XAttnRes(nn.Module):
         entries = history.entries if isinstance(history, History) else history
         if len(entries) != len(self.projections):
             raise ValueError(f"built for {len(self.projections)} history entries, called with {len(entries)}")
+        self._check("the current feature", x, x.shape[0], self.query.numel())
+        features, weights = [], []
+        for index, (feature, project) in enumerate(zip(entries, self.projections, strict=True)):
+            width = self.query.numel()
+            if not isinstance(project, nn.Identity):
+                width = project.weight.shape[1]
+                weights.append(project.weight)
+            self._check(f"history entry {index}", feature, x.shape[0], width)
+            size = [min(have, want) for have, want in zip(feature.shape[2:], x.shape[2:], strict=True)]
+            if size != list(feature.shape[2:]):
+                feature = history.pooled(index, size) if isinstance(history, History) else _max_pool(feature, size)
+            features.append(feature)
+        return [*features, x], weights
+
+    @staticmethod
+    def _check(name: str, feature: Tensor, batch: int, channels: int) -> None:
         # Compiled kernels trust the widths given to the constructor and would read out of bounds.
-        for index, (feature, width) in enumerate(zip([*entries, x], self._widths, strict=True)):
-            if feature.shape[1] != width or feature.shape[0] != x.shape[0]:
-                name = f"history entry {index}" if index < len(entries) else "the current feature"
-                raise ValueError(f"{name} is {list(feature.shape)}, expected [{x.shape[0]}, {width}, ...]")
-        size = x.shape[2:]
-        pooled = history.within(size) if isinstance(history, History) else _within(history, size)
-        channels = self._widths[-1]
-        weights = [p.weight for p, width in zip(self.projections, self._widths, strict=False) if width != channels]
-        return [*pooled, x], weights
+        if feature.shape[0] != batch or feature.shape[1] != channels:
+            raise ValueError(f"{name} is {list(feature.shape)}, expected [{batch}, {channels}, ...]")
 
 
 def mix_plain(features: Sequence[Tensor], weights: Sequence[Tensor], query: Tensor, eps: float) -> Tensor:
@@ -255,16 +231,11 @@ def max_pool_plain(feature: Tensor, size: Sequence[int]) -> Tensor:
     return (F.adaptive_max_pool2d if len(have) == 2 else F.adaptive_max_pool3d)(feature, list(size))
 
 
-def max_pools_plain(features: Sequence[Tensor], size: Sequence[int]) -> list[Tensor]:
-    """Each feature, ``[B, C, *S]``, max-pooled along every axis that is longer than in ``size``."""
-    return [max_pool_plain(feature, list(map(min, feature.shape[2:], size))) for feature in features]
-
-
 class Kernel(NamedTuple):
-    """One form of :func:`mix_plain` and of :func:`max_pools_plain`."""
+    """One form of :func:`mix_plain` and of :func:`max_pool_plain`."""
 
     mix: Callable[[Sequence[Tensor], Sequence[Tensor], Tensor, float], Tensor] = mix_plain
-    max_pool: Callable[[Sequence[Tensor], Sequence[int]], list[Tensor]] = max_pools_plain
+    max_pool: Callable[[Tensor, Sequence[int]], Tensor] = max_pool_plain
 
 
 # Faster forms by name; for each device type, the one that is chosen by itself

@@ -69,70 +69,35 @@ def define_max_pool(
     backward: Callable[[Tensor, Tensor], Tensor],
     *,
     device: str = "default",
-) -> Callable[[Sequence[Tensor], Sequence[int]], list[Tensor]]:
-    """Register ``xattnres::max_pool_NAME``, which pools all features of a reader, and its gradient.
-
-    One operator for each feature would be most of what the compiler traces of a reader.
+) -> Callable[[Tensor, Sequence[int]], Tensor]:
+    """Register ``xattnres::max_pool_NAME`` and its gradient.
 
     Args:
         name: Of the form.
         forward: ``(feature, size)``: adaptive max pooling of ``[B, C, *S]`` to ``[B, C, *size]``.
         backward: ``(feature, grad)`` to the gradient of ``feature``. It finds the maxima again.
         device: As in :func:`define_mix`.
-
-    Returns:
-        The operator, ``(features, size)``: each feature pooled along every axis that is longer than in ``size``; at
-        least one in each of them.
     """
 
-    def shrink(features: Sequence[Tensor], size: Sequence[int]) -> list[Tensor]:
-        return [forward(feature, _smaller(feature, size)) for feature in features]
+    def like_output(feature: Tensor, size: Sequence[int]) -> Tensor:
+        shape, layout = (*feature.shape[:2], *size), memory_format_of(feature)
+        return torch.empty(shape, dtype=feature.dtype, device=feature.device, memory_format=layout)
 
-    def differentiate_each(features: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Tensor]:
-        return [backward(feature, grad) for feature, grad in zip(features, grads, strict=True)]
+    def like_input(feature: Tensor, grad: Tensor) -> Tensor:
+        return torch.empty_like(feature)
 
-    def like_outputs(features: Sequence[Tensor], size: Sequence[int]) -> list[Tensor]:
-        return [
-            torch.empty(
-                (*feature.shape[:2], *_smaller(feature, size)),
-                dtype=feature.dtype,
-                device=feature.device,
-                memory_format=memory_format_of(feature),
-            )
-            for feature in features
-        ]
+    def save(ctx: Any, inputs: tuple[Tensor, Sequence[int]], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
 
-    def like_features(features: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Tensor]:
-        return [torch.empty_like(feature) for feature in features]
+    def differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return gradient_of(*ctx.saved_tensors, grad), None
 
-    def save(ctx: Any, inputs: tuple[Sequence[Tensor], Sequence[int]], output: list[Tensor]) -> None:
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[0])
-
-    def differentiate(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[list[Tensor | None], None]:
-        gradients: list[Tensor | None] = [None] * len(grads)
-        asked = [i for i, grad in enumerate(grads) if grad is not None and ctx.needs_input_grad[0][i]]
-        if asked:
-            features = ctx.saved_tensors
-            found = gradient_of([features[i] for i in asked], [grads[i] for i in asked])
-            for i, gradient in zip(asked, found, strict=True):
-                gradients[i] = gradient
-        return gradients, None
-
-    pool = _define(f"max_pool_{name}", "(Tensor[] features, SymInt[] size) -> Tensor[]", shrink, like_outputs, device)
+    pool = _define(f"max_pool_{name}", "(Tensor feature, SymInt[] size) -> Tensor", forward, like_output, device)
     gradient_of = _define(
-        f"max_pool_{name}_backward",
-        "(Tensor[] features, Tensor[] grads) -> Tensor[]",
-        differentiate_each,
-        like_features,
-        device,
+        f"max_pool_{name}_backward", "(Tensor feature, Tensor grad) -> Tensor", backward, like_input, device
     )
     torch.library.register_autograd(f"xattnres::max_pool_{name}", differentiate, setup_context=save)
     return pool
-
-
-def _smaller(feature: Tensor, size: Sequence[int]) -> list[int]:
-    return list(map(min, feature.shape[2:], size))
 
 
 def memory_format_of(x: Tensor) -> torch.memory_format:
