@@ -1,6 +1,7 @@
 """Files that a command is asked to write: looked at before the work is done, and whole or not there after it."""
 
 import os
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,7 +41,8 @@ def written(path: Path) -> Iterator[Path]:
     Raises:
         InputError: the system refuses, or the disk is full; nothing is left then.
     """
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
+    # unique also among threads, and among machines that share the folder
+    partial = path.with_name(f".{secrets.token_hex(8)}.{path.name}")
     try:
         yield partial
         replace_file(partial, path)
