@@ -283,7 +283,7 @@ def test_compiles_exports_and_checkpoints():
     got = torch.autograd.grad(out.square().sum(), leaves(module, history, x))
     for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a, b)
-    program = torch.export.export(module, (history, x))
+    program = torch.export.export(module, (history, x), strict=False)  # as newer versions do by default
     assert not [node for node in program.graph.nodes if "xattnres" in str(node.target)]  # for programs without us
     exported = program.module()
     torch.testing.assert_close(exported(history, x), expected)

@@ -9,6 +9,7 @@ import torch
 pytestmark = [
     pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed"),
     pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="interpreted kernels are not tuned"),
+    pytest.mark.skipif(os.environ.get("XATTNRES_OLDEST") == "1", reason="Triton 3.2 looks for a GPU before it tunes"),
 ]
 
 
