@@ -148,7 +148,7 @@ def _from_file(path: Path, name: str) -> dict[str, Tensor]:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "is not there"
         raise InputError(f"{path}, which encoder_weights in the plans names, {what}. {_advice(name)}")
-    if kind := _kind_of_text(path):
+    if kind := _kind_of_file(path):
         raise InputError(f"{path} holds no weights of {name}: it is {kind}. {_advice(name)}")
     try:
         # also the averaged weights of a training (state_dict_ema, model_ema), without the prefix of DDP
@@ -175,14 +175,20 @@ def _from_file(path: Path, name: str) -> dict[str, Tensor]:
     return state
 
 
-def _kind_of_text(path: Path) -> str | None:
-    """What a download leaves in place of weights, by the beginning of the file."""
+def _kind_of_file(path: Path) -> str | None:
+    """What a file is in place of weights that its ending speaks of, by its beginning."""
     with path.open("rb") as stream:
-        start = stream.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+        raw = stream.read(1024)
+    start = raw.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, not the file itself: fetch it with `git lfs pull`"
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
         return "a web page: use the link of the file itself, not of the page that shows it"
+    if not raw:
+        return "damaged: the file is empty"
+    # safetensors: the length of a JSON header in eight bytes, then that header
+    if raw[8:10] == b'{"' and path.suffix != ".safetensors":
+        return "a safetensors file: give it the ending .safetensors"
     return None
 
 

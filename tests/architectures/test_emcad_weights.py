@@ -187,6 +187,8 @@ def test_weights_that_are_not_finite(tmp_path, source, value):
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 14\n", "a Git LFS pointer"),
         (b"\n<!DOCTYPE html>\n<html><body>Sign in</body></html>", "a web page"),
         (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "a web page"),
+        (b"", "the file is empty"),
+        (b'\x40\x00\x00\x00\x00\x00\x00\x00{"__metadata__":{}}', "a safetensors file"),
     ],
 )
 def test_what_a_download_left_instead(tmp_path, content, said):
