@@ -135,6 +135,11 @@ class Study:
     marks: bool = False
 
     @property
+    def sharing(self) -> set[str]:
+        """Keys of all studies in its table and chart: itself, and those that compare the same."""
+        return {key for key, each in STUDIES.items() if self.key in (key, each.compares)}
+
+    @property
     def variants(self) -> dict[str, Labels]:
         """The variants that it compares, with their labels, in the catalogue's order."""
         key = self.compares or self.key

@@ -52,6 +52,11 @@ def number_of(name: str) -> signal.Signals | None:
     return getattr(signal, name, None)
 
 
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """For :func:`told_of`: end the work as Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
 @contextmanager
 def told_of(names: Sequence[str], tell: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Call ``tell`` on these signals, as far as the system knows them.

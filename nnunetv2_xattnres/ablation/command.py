@@ -6,7 +6,6 @@ import argparse
 import sys
 from pathlib import Path
 from threading import Event
-from types import FrameType
 
 from nnunetv2_xattnres.ablation.grid import parse_folds
 from nnunetv2_xattnres.ablation.listing import Events, summary, table
@@ -16,7 +15,7 @@ from nnunetv2_xattnres.arguments import parse_names
 from nnunetv2_xattnres.catalogue import NETWORKS, STUDIES, TRAINER
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.plans.files import VARIANT_PLANS, dataset_folder
-from nnunetv2_xattnres.system import told_of
+from nnunetv2_xattnres.system import interrupt, told_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -153,7 +152,7 @@ def _run(args: argparse.Namespace, study: Study) -> None:
     from nnunetv2_xattnres.ablation.local import devices, run_local
 
     stop = Event()
-    with told_of(("SIGTERM", "SIGHUP"), _interrupt):
+    with told_of(("SIGTERM", "SIGHUP"), interrupt):
         try:
             run_local(study, todo, devices(args.gpus), events, stop)
         except KeyboardInterrupt:
@@ -175,10 +174,6 @@ def _run_slurm(args: argparse.Namespace, study: Study, events: Events) -> None:
     except KeyboardInterrupt:
         print("\nthe jobs go on: the same command follows them again, scancel ends them", flush=True)
         raise
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _show(study: Study) -> set[str]:

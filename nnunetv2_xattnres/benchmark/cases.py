@@ -33,6 +33,8 @@ CASES: dict[str, Case] = {
 # the last three need a GPU's memory: on a CPU they are measured where they are asked for by name
 CASE_NAMES = tuple(CASES)
 CPU_CASES = ("unet-2d", "paper-unet", "unet-3d", "emcad-b0")
+# form: the variant that it is
+ROUTINGS = {"base": "baseline", "ours": "both"}
 
 
 def unet_arguments(

@@ -16,13 +16,11 @@ from tqdm import tqdm
 
 from nnunetv2_xattnres.architectures import use_kernel
 from nnunetv2_xattnres.benchmark.bandwidth import bandwidth
-from nnunetv2_xattnres.benchmark.cases import CASE_NAMES, CASES, CPU_CASES, build
+from nnunetv2_xattnres.benchmark.cases import CASE_NAMES, CASES, CPU_CASES, ROUTINGS, build
 from nnunetv2_xattnres.benchmark.literal import make_literal
 from nnunetv2_xattnres.benchmark.timing import seconds
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.plans.measure import measure as count
-
-ROUTINGS = {"base": "baseline", "ours": "both"}
 
 
 def prepare(args: argparse.Namespace) -> None:

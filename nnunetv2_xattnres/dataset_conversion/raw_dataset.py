@@ -16,6 +16,14 @@ from nnunetv2_xattnres.dataset_conversion.splits import Fold
 from nnunetv2_xattnres.dataset_conversion.staging import bring_back, raw_folder
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.json_files import read_json, read_object
+from nnunetv2_xattnres.nnunet_layout import (
+    PREPROCESSED,
+    TEST_IMAGES,
+    TEST_LABELS,
+    TRAIN_IMAGES,
+    TRAIN_LABELS,
+    dataset_number,
+)
 from nnunetv2_xattnres.plans.splits import read_splits
 from nnunetv2_xattnres.reading import check_whole, differing_geometry, exactly, stop_without_memory
 
@@ -76,7 +84,9 @@ class RawDataset:
         for line in bring_back(root):
             print(f"note: {line}", file=sys.stderr)
         names = sorted(path.name for path in root.glob("Dataset*") if re.match(r"Dataset\d{3}_", path.name))
-        found = [name for name in names if name == dataset or (dataset.isdecimal() and int(name[7:10]) == int(dataset))]
+        found = [
+            name for name in names if name == dataset or (dataset.isdecimal() and dataset_number(name) == int(dataset))
+        ]
         if len(found) != 1:
             state = f"belongs to {' and '.join(found)}" if found else "is not there"
             raise InputError(f"{root}: data set {dataset} {state}; there are: {', '.join(names) or 'none'}")
@@ -135,7 +145,7 @@ class RawDataset:
     def hidden_files(self) -> list[str]:
         """A line for each folder with hidden files of our ending, which nnU-Net takes for cases and cannot read."""
         problems = []
-        for name in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
+        for name in (TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS):
             folder = self.folder / name
             hidden = sorted(path.name for path in folder.glob(f".*{self.ending}"))
             if hidden:
@@ -148,7 +158,7 @@ class RawDataset:
     def splits(self) -> tuple[list[Fold], list[str]]:
         """The folds that nnU-Net will use, and what is wrong with the files that hold them."""
         own = read_splits(self.folder)
-        preprocessed = os.environ.get("nnUNet_preprocessed", "")  # noqa: SIM112 - nnU-Net's own spelling
+        preprocessed = os.environ.get(PREPROCESSED, "")
         used = read_splits(Path(preprocessed) / self.folder.name) if preprocessed else None
         if used is not None and own is not None and used != own:
             path = Path(preprocessed) / self.folder.name / "splits_final.json"

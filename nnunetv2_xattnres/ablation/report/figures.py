@@ -27,12 +27,11 @@ def bar_figures(results: Results) -> list[Figure]:
     for study in STUDIES.values():
         if study.compares is not None:
             continue
-        keys = {key for key, each in STUDIES.items() if study.key in (key, each.compares)}
         for network in results.networks:
             bars = []
             for variant, labels in study.variants.items():
                 item = results.find(network, variant)
-                asked = item is not None and keys & set(item.studies)
+                asked = item is not None and study.sharing & set(item.studies)
                 values = [100 * value for value in seed_means(item.scores["dice"])] if item and asked else []
                 if values := [value for value in values if not math.isnan(value)]:
                     paper = paper_in_table(study.key, dataset, network, variant)

@@ -72,13 +72,12 @@ def main_table(results: Results) -> Table:
 
 def study_table(results: Results, study: Study) -> Table | None:
     """One study, each network's variants compared with its own base; ``None`` where nothing of it was planned."""
-    keys = {key for key, each in STUDIES.items() if study.key in (key, each.compares)}
     chosen = [
         item
         for network in results.networks
         for variant in study.variants
         for item in results.configurations
-        if (item.network, item.variant) == (network, variant) and keys & set(item.studies)
+        if (item.network, item.variant) == (network, variant) and study.sharing & set(item.studies)
     ]
     if not chosen:
         return None

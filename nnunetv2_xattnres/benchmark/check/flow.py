@@ -8,12 +8,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 
 from nnunetv2_xattnres.benchmark.check.items import CORRECTNESS, Item
 from nnunetv2_xattnres.benchmark.check.process import DONE, FAILED, TOO_LONG, WRONG, Outcome, run_apart
 from nnunetv2_xattnres.nnunet_layout import FOLDERS
-from nnunetv2_xattnres.system import told_of
+from nnunetv2_xattnres.system import interrupt, told_of
 
 NOT_MEASURED = "not measured"
 FAILURES = (WRONG, FAILED, TOO_LONG)  # what does not fit in the card's memory is no fault
@@ -40,7 +39,7 @@ def run_items(items: Sequence[Item], budget: float) -> Iterator[Row]:
     states: dict[str, str] = {}
     with (
         tempfile.TemporaryDirectory(prefix="xattnres-check-", ignore_cleanup_errors=True) as name,
-        told_of(("SIGTERM", "SIGHUP"), _interrupt),
+        told_of(("SIGTERM", "SIGHUP"), interrupt),
     ):
         for number, item in enumerate(items):
             spent = time.monotonic() - start
@@ -88,10 +87,6 @@ def _run(item: Item, folder: Path, number: int, left: float) -> Outcome:
 def _line(outcome: Outcome) -> str:
     text = outcome.state + (f": {outcome.message}" if outcome.message else "")
     return f"{text}, {outcome.seconds:.0f} s" if outcome.seconds else text
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def verdict(rows: Sequence[Row]) -> tuple[str, int]:

@@ -13,11 +13,10 @@ from torch import Tensor
 from nnunetv2_xattnres.architectures import use_kernel
 from nnunetv2_xattnres.architectures.kernels.available import forms_used, reader_forms
 from nnunetv2_xattnres.benchmark.bandwidth import bandwidth
-from nnunetv2_xattnres.benchmark.cases import Case, build
+from nnunetv2_xattnres.benchmark.cases import ROUTINGS, Case, build
 from nnunetv2_xattnres.benchmark.check.process import Report, WrongResult
 from nnunetv2_xattnres.benchmark.timing import seconds
 
-ROUTINGS = {"base": "baseline", "ours": "both"}
 WARM_UP = 3  # steps between the first one and the timed ones
 
 
