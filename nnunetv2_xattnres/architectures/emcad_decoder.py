@@ -9,37 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunetv2_xattnres.architectures.blocks import ChannelAttention, SpatialAttention
 from nnunetv2_xattnres.architectures.routing import Routing
 from nnunetv2_xattnres.architectures.xattnres import History, XAttnRes
-
-
-class ChannelAttention(nn.Module):
-    """CAB: weighs the channels by their global average and maximum, through one bottleneck of C/16."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        inner = max(channels // 16, 1)
-        self.weigh = nn.Sequential(
-            nn.Conv2d(channels, inner, 1, bias=False), nn.ReLU(), nn.Conv2d(inner, channels, 1, bias=False)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W]`` to the same shape."""
-        mean, peak = F.adaptive_avg_pool2d(x, 1), F.adaptive_max_pool2d(x, 1)
-        return x * torch.sigmoid(self.weigh(mean) + self.weigh(peak))
-
-
-class SpatialAttention(nn.Module):
-    """SAB: weighs the pixels by the mean and the maximum over their channels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weigh = nn.Conv2d(2, 1, 7, padding=3, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W]`` to the same shape."""
-        both = torch.cat((x.mean(1, keepdim=True), x.amax(1, keepdim=True)), 1)
-        return x * torch.sigmoid(self.weigh(both))
 
 
 class MultiScaleConv(nn.Module):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nnunetv2_xattnres.architectures.blocks import double_conv
 from nnunetv2_xattnres.architectures.routing import Routing
 from nnunetv2_xattnres.architectures.sizes import AnySizeNetwork
 from nnunetv2_xattnres.architectures.xattnres import History, XAttnRes
@@ -71,9 +72,7 @@ class PaperEncoder(nn.Module):
     def __init__(self, input_channels: int, routing: Routing) -> None:
         super().__init__()
         before = (input_channels, *ENCODER_WIDTHS)
-        self.stages = nn.ModuleList(
-            _double_conv(have, want) for have, want in zip(before, ENCODER_WIDTHS, strict=False)
-        )
+        self.stages = nn.ModuleList(double_conv(have, want) for have, want in zip(before, ENCODER_WIDTHS, strict=False))
         self.down = nn.MaxPool2d(2)
         self.xattnres = nn.ModuleList()  # of stages 2 to 5
         if routing.encoder:
@@ -109,7 +108,7 @@ class PaperDecoder(nn.Module):
         before = (ENCODER_WIDTHS[-1], *DECODER_WIDTHS[:-1])
         self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
         self.stages = nn.ModuleList(
-            _double_conv(have + skip, want) for have, skip, want in zip(before, skips, DECODER_WIDTHS, strict=True)
+            double_conv(have + skip, want) for have, skip, want in zip(before, skips, DECODER_WIDTHS, strict=True)
         )
         self.xattnres = nn.ModuleList()
         if routing.decoder:
@@ -132,10 +131,3 @@ class PaperDecoder(nn.Module):
             x = stage(x)
             history.append(x)
         return self.seg_layers[0](x)
-
-
-def _double_conv(have: int, want: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for channels in (have, want):
-        layers += [nn.Conv2d(channels, want, 3, padding=1), nn.BatchNorm2d(want), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers)

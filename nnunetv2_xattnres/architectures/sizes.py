@@ -40,7 +40,10 @@ class AnySizeNetwork(nn.Module):
         self.input_size = None if input_size is None else (int(input_size[0]), int(input_size[1]))
 
     def segment(self, x: Tensor) -> list[Tensor]:
-        """Logits of a padded input ``[B, C, H, W]``, each of its size, the finest level's first."""
+        """Logits of a padded input ``[B, C, H, W]``, of any sizes, the most refined first.
+
+        Without deep supervision only the first counts.
+        """
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
@@ -53,9 +56,10 @@ class AnySizeNetwork(nn.Module):
         if resized:
             x = F.interpolate(x, self.input_size, mode="bilinear", antialias=True)
         inner = x.shape[2:]
-        outputs = [logits[..., : inner[0], : inner[1]] for logits in self.segment(_pad(x, self.stride))]
+        x = _pad(x, self.stride)
+        outputs = [_resize(logits, x.shape[2:])[..., : inner[0], : inner[1]] for logits in self.segment(x)]
         if resized:
-            outputs = [F.interpolate(logits, size, mode="bilinear") for logits in outputs]
+            outputs = [_resize(logits, size) for logits in outputs]
         return outputs if self.decoder.deep_supervision else outputs[0]
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
@@ -89,6 +93,18 @@ class AnySizeNetwork(nn.Module):
             for handle in handles:
                 handle.remove()
         return total
+
+
+def zero_gradients(logits: Tensor, unused: nn.Module) -> Tensor:
+    """``logits``, through which each parameter of ``unused`` gets a gradient of zero.
+
+    DistributedDataParallel needs a gradient of every parameter; heads for deep supervision have none where it is off.
+    """
+    return logits + 0 * sum(parameter.sum() for parameter in unused.parameters())
+
+
+def _resize(logits: Tensor, size: Sequence[int]) -> Tensor:
+    return logits if logits.shape[2:] == tuple(size) else F.interpolate(logits, list(size), mode="bilinear")
 
 
 def _pad(x: Tensor, stride: int) -> Tensor:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from nnunetv2_xattnres.catalogue import NETWORKS, VARIANTS, routings
+from nnunetv2_xattnres.encoders import PVT
 from nnunetv2_xattnres.errors import InputError
 
 if TYPE_CHECKING:
@@ -45,10 +46,8 @@ def run(args: argparse.Namespace) -> int:
     networks = [network for network in args.network if len(args.size) in NETWORKS[network].dimensions]
     if not networks:
         raise InputError(f"{' and '.join(args.network)} are 2D networks: give --size H W")
-    from nnunetv2_xattnres.architectures.emcad import ENCODERS  # imports torch, which takes seconds
-
-    if args.encoder not in ENCODERS:
-        raise InputError(f"--encoder {args.encoder}: the valid names are {', '.join(ENCODERS)}")
+    if args.encoder not in PVT:
+        raise InputError(f"--encoder {args.encoder}: the valid names are {', '.join(PVT)}")
     rows = measure_all(networks, args.routing, args.size, args.channels, args.classes, args.encoder)
     if args.json:
         print(

@@ -177,7 +177,9 @@ def _check_encoder_weights(plans: dict[str, Any], found: dict[str, Cell]) -> Non
     if not pretrained:
         return
     named = [resolve(plans, name)["architecture"]["arch_kwargs"] for name in pretrained]
-    from nnunetv2_xattnres.architectures.pvt_weights import check_encoder_weights  # imports torch, which takes seconds
+    from nnunetv2_xattnres.architectures.encoder_weights import (
+        check_encoder_weights,
+    )  # imports torch, which takes seconds
 
     for encoder, weights in dict.fromkeys((each["encoder"], each.get("encoder_weights")) for each in named):
         check_encoder_weights(encoder, weights)

@@ -91,7 +91,7 @@ def load_pretrained_encoder(trainer: PluginTrainer) -> None:
     Raises:
         InputError: they cannot be loaded; a training must not start then.
     """
-    from nnunetv2_xattnres.architectures.pvt_weights import load_encoder_weights
+    from nnunetv2_xattnres.architectures.encoder_weights import load_encoder_weights
 
     network = trainer.network.module if trainer.is_ddp else trainer.network
     network = getattr(network, "_orig_mod", network)  # torch.compile's wrapper

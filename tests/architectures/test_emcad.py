@@ -5,9 +5,9 @@ from torch import nn
 
 from nnunetv2_xattnres.architectures import EMCADNet
 from nnunetv2_xattnres.architectures.dry_run import dry_run
-from nnunetv2_xattnres.architectures.emcad import ENCODERS
 from nnunetv2_xattnres.architectures.emcad_decoder import MultiScaleConv
 from nnunetv2_xattnres.catalogue import routings
+from nnunetv2_xattnres.encoders import PVT
 
 
 class TestEMCADNet(BackboneChecks):
@@ -32,7 +32,7 @@ def test_parameters_of_table_2():
     assert count(one_channel) - count(network) == count(one_channel.stem) == 12
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", PVT)
 def test_every_encoder_builds(encoder):
     with torch.device("meta"):
         network = EMCADNet(3, 4, encoder=encoder)

@@ -7,8 +7,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from nnunetv2_xattnres.architectures import EMCADNet, pvt_weights
-from nnunetv2_xattnres.architectures.pvt_weights import load_encoder_weights
+from nnunetv2_xattnres.architectures import EMCADNet, encoder_weights
+from nnunetv2_xattnres.architectures.encoder_weights import load_encoder_weights
 from nnunetv2_xattnres.errors import InputError
 
 
@@ -73,9 +73,7 @@ def test_hub_weights_arrive(monkeypatch, source):
     def with_weights(name, pretrained=False, **kwargs):
         made = create(name, pretrained=False, **kwargs)
         if pretrained:
-            made.load_state_dict(
-                {key.replace("stages.", "stages_", 1): v for key, v in source.state_dict().items() if "head" not in key}
-            )
+            made.load_state_dict(source.state_dict())
         return made
 
     monkeypatch.setattr(timm, "create_model", with_weights)
@@ -163,7 +161,7 @@ def test_a_silent_hub_is_given_up(monkeypatch):
         return create(name, **kwargs)
 
     monkeypatch.setattr(timm, "create_model", wait)
-    monkeypatch.setattr(pvt_weights, "HUB_SILENCE", 0.2, raising=False)
+    monkeypatch.setattr(encoder_weights, "HUB_SILENCE", 0.2, raising=False)
     ours = network("imagenet")
     try:
         assert "no answer from the hub within 0.2 seconds" in unchanged(ours, load_encoder_weights)

@@ -1,7 +1,8 @@
-"""Pretrained weights for EMCAD's encoder: timm's hub, a timm file, or a file of the original PVT release."""
+"""Pretrained weights for an encoder: timm's hub, a timm file, or a file of the encoder's original release."""
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 import zipfile
@@ -12,15 +13,15 @@ from pickle import UnpicklingError
 import torch
 from torch import Tensor
 
-from nnunetv2_xattnres.architectures.emcad import EMCADNet
+from nnunetv2_xattnres.architectures.pretrained import PretrainedEncoderNetwork, build_encoder
+from nnunetv2_xattnres.encoders import OPTIONS, PVT
 from nnunetv2_xattnres.errors import InputError
 
-ENCODERS = tuple(f"pvt_v2_b{size}" for size in range(6))
 HUB_SILENCE = 60.0  # seconds without a byte from the hub, after which it is given up
 SHOWN = 8  # problems in a message
 
 
-def load_encoder_weights(network: EMCADNet) -> None:
+def load_encoder_weights(network: PretrainedEncoderNetwork) -> None:
     """Load what ``network.encoder_weights`` asks for into every parameter of the encoder; nothing where it is ``None``.
 
     Raises:
@@ -29,8 +30,9 @@ def load_encoder_weights(network: EMCADNet) -> None:
     source, name = network.encoder_weights, network.encoder_name
     if source is None:
         return
-    state = _from_hub(name) if source == "imagenet" else _from_file(Path(source), name)
-    _check_state(state, network.encoder.state_dict(), source, name)
+    expected = network.encoder.state_dict()
+    state = _part_of(_from_hub(name) if source == "imagenet" else _from_file(Path(source), name), expected, name)
+    _check_state(state, expected, source, name)
     network.encoder.load_state_dict(state)
 
 
@@ -41,15 +43,38 @@ def check_encoder_weights(name: str, source: str | None) -> None:
         InputError: the file is missing, unreadable or of another network.
     """
     if source not in (None, "imagenet"):
-        _check_state(_from_file(Path(source), name), _shapes_of(name), source, name)
+        expected = _shapes_of(name)
+        _check_state(_part_of(_from_file(Path(source), name), expected, name), expected, source, name)
 
 
 def _shapes_of(name: str) -> dict[str, Tensor]:
     """Names and shapes of an encoder's weights, without memory for them."""
+    with torch.device("meta"):
+        return build_encoder(name).state_dict()
+
+
+def _part_of(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The encoder's part of timm's whole network, in the encoder's names.
+
+    timm writes ``layers_0`` in a network of features for ``layers.0`` in the whole one. What the whole one has and the
+    encoder has not (a head, the blocks that Swin-UNet leaves out) is dropped.
+    """
+    own = {key.replace("_", "."): key for key in expected}
+    dropped = {key.replace("_", ".") for key in _whole(name).state_dict()} - own.keys()
+    found = {}
+    for key, value in state.items():
+        plain = key.replace("_", ".")
+        if plain not in dropped and not key.startswith("head."):
+            found[own.get(plain, key)] = value
+    return found
+
+
+def _whole(name: str) -> torch.nn.Module:
+    """timm's whole network, of which the encoder is a part, without memory for its weights."""
     import timm
 
     with torch.device("meta"):
-        return timm.create_model(name, pretrained=False, features_only=True).state_dict()
+        return timm.create_model(name, pretrained=False)
 
 
 def _check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str, name: str) -> None:
@@ -82,8 +107,9 @@ def _differences(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], na
 
 def _what_it_holds(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], name: str) -> str:
     """What the weights are instead, as far as their names and shapes tell."""
-    for other in ENCODERS:
-        if other != name and not _differences(state, _shapes_of(other), other):
+    for other in OPTIONS:
+        other_part = _part_of(state, _shapes_of(other), other)
+        if other != name and not _differences(other_part, _shapes_of(other), other):
             return f": it holds those of {other} (`nnunetv2_xattnres plan --encoder {other}`)"
     first = next(iter(expected))
     for key in state:
@@ -101,17 +127,17 @@ def _from_hub(name: str) -> dict[str, Tensor]:
 
     def fetch() -> None:
         try:
-            made.append(timm.create_model(name, pretrained=True, features_only=True).state_dict())
+            made.append(timm.create_model(name, pretrained=True).state_dict())
         except Exception as error:  # the hub's client raises what its transport raises
             failed.append(error)
 
     # a daemon: behind a silent proxy it may never end, and the command has to
     thread = threading.Thread(target=fetch, daemon=True)
     thread.start()
-    heard, received = time.monotonic(), _bytes_received()
+    heard, received = time.monotonic(), _bytes_received(name)
     while thread.is_alive():
         thread.join(timeout=min(1.0, HUB_SILENCE))
-        now = _bytes_received()
+        now = _bytes_received(name)
         if now != received:
             heard, received = time.monotonic(), now
         if thread.is_alive() and time.monotonic() - heard > HUB_SILENCE:
@@ -127,12 +153,12 @@ def _from_hub(name: str) -> dict[str, Tensor]:
     return made[0]
 
 
-def _bytes_received() -> int:
-    """Size of all files in the hub's cache, which grows while a download proceeds."""
+def _bytes_received(name: str) -> int:
+    """Size of the encoder's files in the hub's cache, which grows while a download proceeds."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     total = 0
-    for file in Path(HF_HUB_CACHE).glob("models--timm--pvt*/blobs/*"):
+    for file in Path(HF_HUB_CACHE).glob(f"models--timm--{name}*/blobs/*"):
         try:
             total += file.stat().st_size
         except OSError:  # renamed meanwhile
@@ -141,9 +167,8 @@ def _bytes_received() -> int:
 
 
 def _from_file(path: Path, name: str) -> dict[str, Tensor]:
-    """The encoder's part of a file, in the names of timm's ``features_only`` network."""
+    """The weights in a file, in the names of timm's whole network."""
     from timm.models import load_state_dict
-    from timm.models.pvt_v2 import checkpoint_filter_fn
 
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "is not there"
@@ -153,8 +178,10 @@ def _from_file(path: Path, name: str) -> dict[str, Tensor]:
     try:
         # also the averaged weights of a training (state_dict_ema, model_ema), without the prefix of DDP
         state = load_state_dict(str(path), use_ema=True, weights_only=True)
-        # timm's own map from the release's names (block1.0, patch_embed2) to its own (stages.0.blocks.0)
-        state = checkpoint_filter_fn(state, None)
+        # timm's own map, where there is one, from the release's names (block1.0) to its own (stages.0.blocks.0)
+        whole = _whole(name)
+        if rename := getattr(sys.modules[type(whole).__module__], "checkpoint_filter_fn", None):
+            state = rename(state, whole)
     except Exception as error:  # a damaged file fails in torch, in pickle, in zipfile or in safetensors
         reason = "it is damaged or no file of weights"
         if isinstance(error, UnpicklingError) and zipfile.is_zipfile(path):
@@ -165,7 +192,6 @@ def _from_file(path: Path, name: str) -> dict[str, Tensor]:
             f"{path} cannot be read as weights of {name}: {reason} "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}). {_advice(name)}"
         ) from error
-    state = {key.replace("stages.", "stages_", 1): value for key, value in state.items() if not key.startswith("head.")}
     if not all(isinstance(value, Tensor) for value in state.values()):
         others = ", ".join(key for key, value in state.items() if not isinstance(value, Tensor))[:200]
         raise InputError(
@@ -193,8 +219,11 @@ def _kind_of_file(path: Path) -> str | None:
 
 
 def _advice(name: str) -> str:
+    import timm
+
+    release = f" or of the PVT release ({name}.pth)" if name in PVT else ""
     return (
-        f"Put the file of timm/{name}.in1k (model.safetensors or pytorch_model.bin) or of the PVT release ({name}.pth) "
+        f"Put the file of {timm.get_pretrained_cfg(name).hf_hub_id} (model.safetensors or pytorch_model.bin){release} "
         "on this machine and name it as encoder_weights (`nnunetv2_xattnres plan --encoder-weights FILE`), or write "
         "null there to train from random weights"
     )

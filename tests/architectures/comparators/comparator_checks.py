@@ -1,0 +1,122 @@
+"""What each comparison network must do, whatever its inside: a test class to inherit from."""
+
+import pytest
+import torch
+from torch import nn
+
+from nnunetv2_xattnres.architectures.dry_run import dry_run
+
+# sizes of images, each with channels and classes
+SHAPES = [((97, 131), 1, 1), ((224, 224), 3, 2), ((256, 320), 5, 9), ((33, 64), 3, 1), ((1, 40), 3, 2)]
+
+
+class ComparatorChecks:
+    """Subclasses set these.
+
+    Attributes:
+        network: The class.
+        parameters: Number of trained values at three channels and one class.
+        counted: Arguments with which they were counted.
+        small: Arguments of a cheap form for the tests that compute.
+        outputs: Length of the list with deep supervision.
+    """
+
+    network: type[nn.Module]
+    parameters: int
+    counted: dict = {}  # noqa: RUF012
+    small: dict = {}  # noqa: RUF012
+    outputs: int = 1
+    sums_outputs = False  # whether the one output without deep supervision is the sum of those with it
+
+    def build(self, channels=3, classes=2, **kwargs):
+        torch.manual_seed(0)
+        return self.network(channels, classes, **{**self.small, **kwargs})
+
+    def test_parameters(self):
+        with torch.device("meta"):
+            network = self.network(3, 1, **self.counted)
+        assert sum(parameter.numel() for parameter in network.parameters()) == self.parameters
+
+    def test_any_size_channels_and_classes(self):
+        for size, channels, classes in SHAPES:
+            with torch.device("meta"):
+                network = self.network(channels, classes, **self.counted)
+            assert dry_run(network, (1, channels, *size)).shape == (1, classes, *size)
+            network.decoder.deep_supervision = True
+            assert [output.shape for output in dry_run(network, (1, channels, *size))] == [
+                (1, classes, *size)
+            ] * self.outputs
+
+    @pytest.mark.parametrize("deep_supervision", [True, False])
+    @pytest.mark.parametrize("mixed", [False, True])
+    def test_every_parameter_is_trained_with_a_batch_of_one(self, deep_supervision, mixed):
+        network = self.build(classes=3, deep_supervision=deep_supervision).train()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
+            outputs = network(torch.rand(1, 3, 33, 64))
+        outputs = outputs if deep_supervision else [outputs]
+        assert all(torch.isfinite(output).all() for output in outputs)
+        sum(output.float().square().mean() for output in outputs).backward()
+        # not "is zero": residual blocks from random weights begin with a batch normalisation of weight zero
+        assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
+
+    def test_deep_supervision_is_switched_by_nnunets_attribute(self):
+        network = self.build().eval()
+        x = torch.rand(2, 3, 40, 64)
+        with torch.no_grad():
+            single = network(x)
+            network.decoder.deep_supervision = True
+            several = network(x)
+        assert isinstance(several, list) and len(several) == self.outputs
+        torch.testing.assert_close(sum(several) if self.sums_outputs else several[0], single)
+        other = self.build(deep_supervision=True).eval()
+        other.load_state_dict(network.state_dict())
+        with torch.no_grad():
+            torch.testing.assert_close(other(x), several)
+
+    def test_logits_have_no_last_activation(self):
+        # a sigmoid or softmax would keep them within 0 and 1
+        network = self.build().eval()
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.normal_(module.weight, std=0.2)
+        with torch.no_grad():
+            logits = network(torch.randn(1, 3, 64, 64))
+        assert logits.min() < 0 or logits.max() > 1
+
+    def test_padding_is_cropped_off_again(self):
+        network = self.build().eval()
+        x = torch.rand(1, 3, 50, 70)
+        padded = nn.functional.pad(x, (0, -70 % network.stride, 0, -50 % network.stride))
+        with torch.no_grad():
+            torch.testing.assert_close(network(x), network(padded)[..., :50, :70])
+
+    def test_input_size_resizes_there_and_back(self):
+        fixed, plain = self.build(input_size=[64, 32]).eval(), self.build().eval()
+        x = torch.rand(1, 3, 50, 40)
+        small = nn.functional.interpolate(x, (64, 32), mode="bilinear", antialias=True)
+        with torch.no_grad():
+            expected = nn.functional.interpolate(plain(small), (50, 40), mode="bilinear")
+            torch.testing.assert_close(fixed(x), expected)
+
+    def test_compiles_without_a_graph_break(self):
+        torch._dynamo.reset()
+        network = self.build(deep_supervision=True).eval()
+        x = torch.rand(1, 3, 64, 64)
+        with torch.no_grad():
+            expected = network(x)
+            ours = torch.compile(network, fullgraph=True, backend="eager")(x)
+        torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-4)
+
+    @pytest.mark.slow
+    def test_a_training_step_compiles(self):
+        torch._dynamo.reset()
+        network = self.build(deep_supervision=True).train()
+        outputs = torch.compile(network, fullgraph=True, backend="aot_eager")(torch.rand(2, 3, 64, 64))
+        sum(output.square().mean() for output in outputs).backward()
+        assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
+
+    def test_feature_map_size(self):
+        with torch.device("meta"):
+            network = self.network(3, 2, **self.counted)
+        small, large = (network.compute_conv_feature_map_size(size) for size in ((128, 128), (256, 256)))
+        assert 3 < large / small < 5
