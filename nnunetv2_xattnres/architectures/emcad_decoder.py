@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import gcd
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunetv2_xattnres.architectures.blocks import ChannelAttention, SpatialAttention

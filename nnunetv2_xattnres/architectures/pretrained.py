@@ -71,7 +71,7 @@ class PretrainedEncoderNetwork(AnySizeNetwork):
         )
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        """Logits ``[B, num_classes, H, W]`` of an input ``[B, input_channels, H, W]``; several with deep supervision."""
+        """Logits ``[B, num_classes, H, W]`` of ``[B, input_channels, H, W]``; a list with deep supervision."""
         if self.input_normalization == "imagenet":
             x = (x - self.mean) / self.std
         return super().forward(x)
