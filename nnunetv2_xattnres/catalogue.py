@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from nnunetv2_xattnres.encoders import PVT, R50_VIT, RES2NET_50, RES2NET_101, RESNET, SWIN
+
 _NONE: Mapping[str, Any] = MappingProxyType({})
 GREY = "#8a8f98"
 TRAINER = "nnUNetTrainer_XAttnRes"
@@ -71,10 +73,17 @@ class Network:
             that does not depend on the network in the plans.
         planner: nnU-Net's planner that writes plans with ``stock``.
         dimensions: 2, 3 or both.
-        outputs: Outputs that training has a loss for; networks with ``stock`` have as many as the plans say.
+        outputs: Outputs in training; networks with ``stock`` have as many as the plans say.
+        targets: Targets that nnU-Net makes for them. By default one more than outputs: nnU-Net's loss gives the last
+            target no weight, so that each output counts.
+        loss: How the paper's recipe joins the losses of several outputs: ``sum``, or ``subsets`` as EMCAD does.
         encoder: Default pretrained encoder, ``None`` for a network without one.
-        encoder_reads: Whether XAttnRes can be in its encoder.
-        takes_routing: Whether it has XAttnRes at all; a network without it has the variant ``baseline`` only.
+        encoders: The other encoders that it can have.
+        places: Where XAttnRes can be: ``encoder``, ``decoder``, both or nowhere. A network without it has the variant
+            ``baseline`` only.
+        replaces: XAttnRes takes the place of a fusion of all scales: there are ``baseline`` and ``replace`` only.
+        takes_image_size: Whether it has position embeddings, whose grid is laid out for an image size.
+        takes_regions: Whether it has to know if its outputs are regions, which may overlap, or classes.
         trainers: Trainers that train it by another recipe: the general trainer's name to theirs.
         paper: Name in the paper's tables, ``None`` where they do not have it.
         paper_cost: Parameters (millions) and multiply-accumulates (billions) of Table 2, by variant.
@@ -87,12 +96,21 @@ class Network:
     planner: str | None = None
     dimensions: tuple[int, ...] = (2,)
     outputs: int = 1
+    targets: int = 0
+    loss: str = "sum"
     encoder: str | None = None
-    encoder_reads: bool = True
-    takes_routing: bool = True
+    encoders: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
+    replaces: bool = False
+    takes_image_size: bool = False
+    takes_regions: bool = False
     trainers: Mapping[str, str] = field(default_factory=lambda: _NONE)
     paper: str | None = None
     paper_cost: Mapping[str, tuple[float, float]] = field(default_factory=lambda: _NONE)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "targets", self.targets or self.outputs + 1)
+        object.__setattr__(self, "encoders", self.encoders or ((self.encoder,) if self.encoder else ()))
 
     @property
     def infix(self) -> str:
@@ -102,10 +120,13 @@ class Network:
     @property
     def variants(self) -> list[str]:
         """The variants that differ from one another in this network, in the catalogue's order."""
-        if not self.takes_routing:
+        if not self.places:
             return [key for key, variant in VARIANTS.items() if variant.skip_connections and not reads(variant)]
         # without XAttnRes in the encoder, a variant whose two halves differ would repeat one whose halves do not
-        return [key for key, variant in VARIANTS.items() if self.encoder_reads or variant.encoder == variant.decoder]
+        alike = {key: variant for key, variant in VARIANTS.items() if variant.encoder == variant.decoder}
+        if self.replaces:
+            return [key for key, each in alike.items() if each.skip_connections != each.decoder]
+        return list(VARIANTS if "encoder" in self.places else alike)
 
 
 @dataclass(frozen=True)
@@ -122,6 +143,8 @@ class Study:
         compares: Key of the study whose variants, table and chart it shares; by default its own.
         networks: Networks that it compares beside the one that is asked for.
         marks: Whether its table has one row per network and variant, with a mark for skip connections and for XAttnRes.
+        cells: Networks and their variants, where it compares a list of them and not the variants of one network.
+        pictures: Networks and variants in its qualitative figure, in order; by default all.
     """
 
     key: str
@@ -133,6 +156,8 @@ class Study:
     compares: str | None = None
     networks: tuple[str, ...] = ()
     marks: bool = False
+    cells: tuple[tuple[str, str], ...] = ()
+    pictures: tuple[tuple[str, str], ...] = ()
 
     @property
     def sharing(self) -> set[str]:
@@ -175,25 +200,78 @@ VARIANTS: dict[str, Variant] = _by_key(
 )
 
 _OURS = "nnunetv2_xattnres.architectures"
+_COMPARED = f"{_OURS}.comparators"
 _STOCK = "dynamic_network_architectures.architectures.unet"
+_BOTH = ("encoder", "decoder")
 NETWORKS: dict[str, Network] = _by_key(
     Network(
         "unet", "U-Net", f"{_OURS}.XAttnResUNet", f"{_STOCK}.PlainConvUNet", "ExperimentPlanner", (2, 3),
-        paper="U-Net",
+        places=_BOTH, paper="U-Net",
     ),
     Network(
         "resenc", "ResEnc U-Net", f"{_OURS}.XAttnResResidualEncoderUNet", f"{_STOCK}.ResidualEncoderUNet",
-        "nnUNetPlannerResEncM", (2, 3), paper="U-Net",
+        "nnUNetPlannerResEncM", (2, 3), places=_BOTH, paper="U-Net",
     ),
     Network(
-        "emcad", "EMCAD", f"{_OURS}.EMCADNet", outputs=4, encoder="pvt_v2_b2", encoder_reads=False,
+        "emcad", "EMCAD", f"{_OURS}.EMCADNet", outputs=4, targets=4, loss="subsets", encoder="pvt_v2_b2", encoders=PVT,
+        places=("decoder",),
         trainers={TRAINER: "nnUNetTrainer_EMCAD", f"{TRAINER}_Paper": "nnUNetTrainer_EMCAD_Paper"},
         paper="EMCAD", paper_cost={"baseline": (26.76, 5.60), "both": (28.09, 5.76)},
     ),
     Network(
-        "paper-unet", "paper's U-Net", f"{_OURS}.PaperUNet", outputs=2,
+        "paper-unet", "paper's U-Net", f"{_OURS}.PaperUNet", places=_BOTH,
         paper="U-Net", paper_cost={"baseline": (1.06, 2.50), "both": (1.28, 2.87)},
     ),
+    Network(
+        "unet-plus-plus", "UNet++", f"{_COMPARED}.UNetPlusPlus", outputs=4,
+        paper="UNet++", paper_cost={"baseline": (9.16, 34.65)},
+    ),
+    Network(
+        "attention-unet", "Attention U-Net", f"{_COMPARED}.AttentionUNet",
+        paper="Attention U-Net", paper_cost={"baseline": (34.88, 66.64)},
+    ),
+    Network(
+        "deeplabv3-plus", "DeepLabv3+", f"{_COMPARED}.DeepLabV3Plus", encoder=RESNET,
+        paper="DeepLabv3+", paper_cost={"baseline": (39.76, 14.92)},
+    ),
+    Network(
+        "pranet", "PraNet", f"{_COMPARED}.PraNet", outputs=4, encoder=RES2NET_50, takes_regions=True,
+        paper="PraNet", paper_cost={"baseline": (32.55, 6.93)},
+    ),
+    Network(
+        "unet-3-plus", "UNet 3+", f"{_COMPARED}.UNet3Plus", places=("decoder",), replaces=True,
+        paper="UNet 3+", paper_cost={"baseline": (26.97, 199.74)},
+    ),
+    Network(
+        "caranet", "CaraNet", f"{_COMPARED}.CaraNet", outputs=4, encoder=RES2NET_101, takes_regions=True,
+        paper="CaraNet", paper_cost={"baseline": (46.64, 11.48)},
+    ),
+    Network(
+        "transunet", "TransUNet", f"{_COMPARED}.TransUNet", encoder=R50_VIT, takes_image_size=True,
+        paper="TransUNet", paper_cost={"baseline": (105.32, 38.52)},
+    ),
+    Network(
+        "swin-unet", "Swin-UNet", f"{_COMPARED}.SwinUNet", encoder=SWIN,
+        paper="Swin-UNet", paper_cost={"baseline": (27.17, 6.20)},
+    ),
+    Network(
+        "uctransnet", "UCTransNet", f"{_COMPARED}.UCTransNet", takes_image_size=True,
+        paper="UCTransNet", paper_cost={"baseline": (66.49, 43.06)},
+    ),
+    Network(
+        "ssformer", "SSFormer", f"{_COMPARED}.SSFormer", encoder="pvt_v2_b2", encoders=PVT, places=("decoder",),
+        replaces=True, paper="SSFormer",
+    ),
+    Network("polyp-pvt", "Polyp-PVT", f"{_COMPARED}.PolypPVT", outputs=2, encoder="pvt_v2_b2", encoders=PVT,
+            paper="Polyp-PVT"),
+    Network("mt-unet", "MT-UNet", f"{_COMPARED}.MTUNet", takes_image_size=True, paper="MT-UNet"),
+    Network("missformer", "MISSFormer", f"{_COMPARED}.MISSFormer", paper="MISSFormer"),
+    Network(
+        "pvt-cascade", "PVT-CASCADE", f"{_COMPARED}.PVTCascade", outputs=4, encoder="pvt_v2_b2", encoders=PVT,
+        paper="PVT-CASCADE", paper_cost={"baseline": (34.12, 7.62)},
+    ),
+    Network("trans-cascade", "TransCASCADE", f"{_COMPARED}.TransCascade", outputs=4, encoder=R50_VIT,
+            takes_image_size=True, paper="TransCASCADE"),
 )
 
 STUDIES: dict[str, Study] = _by_key(
@@ -205,7 +283,17 @@ STUDIES: dict[str, Study] = _by_key(
           "Initialisation", (5,)),
     Study(
         "backbone", "baseline", "Skip connections and XAttnRes (the paper's Table 3)", "skip connections", "Model",
-        (3, 1, 2), compares="skip", networks=("emcad", "paper-unet"), marks=True,
+        (3, 1, 2), compares="skip", networks=("emcad", "paper-unet", "unet-3-plus", "ssformer"), marks=True,
+    ),
+    Study(
+        "table2", "baseline", "All networks (the paper's Tables 1 and 2)", "all networks", "Method", (1, 2),
+        cells=(
+            ("paper-unet", "baseline"),
+            *((key, "baseline") for key, network in NETWORKS.items() if network.class_name.startswith(_COMPARED)),
+            ("emcad", "baseline"), ("paper-unet", "both"), ("emcad", "both"),
+        ),
+        pictures=(("unet-3-plus", "baseline"), ("uctransnet", "baseline"), ("paper-unet", "baseline"),
+                  ("paper-unet", "both"), ("emcad", "baseline"), ("emcad", "both")),
     ),
 )
 # fmt: on
@@ -214,6 +302,11 @@ STUDIES: dict[str, Study] = _by_key(
 def routings() -> dict[str, dict[str, Any]]:
     """Name to ``routing`` of the variants that differ in more than the initialisation: Tables 3 and 4."""
     return {key: variant.routing for key, variant in VARIANTS.items() if not variant.has_own_init}
+
+
+def network_of_class(path: str) -> Network | None:
+    """The network of a class, by its import path or nnU-Net's path of what it extends; ``None`` for any other."""
+    return next((network for network in NETWORKS.values() if path in (network.class_name, network.stock)), None)
 
 
 def network_title(key: str) -> str:

@@ -34,7 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--variants", metavar="PLANS", help=f"plans with the variants, written where missing; default {VARIANT_PLANS}"
     )
     grid.add_argument("-o", dest="former_variants", help=argparse.SUPPRESS)
-    grid.add_argument("--network", choices=list(NETWORKS), help="default: the network that the plans name")
+    grid.add_argument(
+        "--network", nargs="+", choices=[*NETWORKS, "all"], metavar="NAME",
+        help=f"{', '.join(NETWORKS)}, or all; default the network that the plans name",
+    )  # fmt: skip
     grid.add_argument("--output", type=Path, metavar="FOLDER", help="the study's folder; default ablation_DATASET")
     grid.add_argument(
         "--convention", choices=("nnunet", "transunet"), default="nnunet", help="of the scores; default %(default)s"
@@ -119,7 +122,7 @@ def _plan(args: argparse.Namespace, folder: Path) -> Study:
         trainer=args.trainer,
         folds=parse_folds(args.folds),
         seeds=range(args.seeds),
-        network=args.network,
+        networks=args.network,
         convention=args.convention,
     )
     return plan_study(folder, request, dry=args.dry_run)

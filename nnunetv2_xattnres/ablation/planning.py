@@ -32,7 +32,7 @@ class Request:
         trainer: Trainer of all cells; networks with a recipe of their own take the trainer of the catalogue.
         folds: Folds to train.
         seeds: Seeds of each.
-        network: Key of :data:`~nnunetv2_xattnres.catalogue.NETWORKS`; ``None`` takes the one in the plans.
+        networks: Keys of :data:`~nnunetv2_xattnres.catalogue.NETWORKS`, or ``all``; ``None``: that of the plans.
         convention: How predictions are scored, ``nnunet`` or ``transunet``.
     """
 
@@ -44,7 +44,7 @@ class Request:
     trainer: str = TRAINER
     folds: Sequence[int | str] = (0,)
     seeds: Sequence[int] = (0, 1, 2)
-    network: str | None = None
+    networks: Sequence[str] | None = None
     convention: str = "nnunet"
 
 
@@ -90,7 +90,7 @@ def plan_study(folder: Path, request: Request, *, dry: bool = False) -> Study:
         request.configuration,
         request.base_plans,
         request.plans,
-        request.network,
+        request.networks,
         request.studies,
         keep=True,
     )

@@ -10,7 +10,7 @@ from nnunetv2_xattnres.arguments import parse_names
 from nnunetv2_xattnres.catalogue import NETWORKS, STUDIES, TRAINER
 from nnunetv2_xattnres.nnunet_layout import dataset_number
 from nnunetv2_xattnres.plans.files import VARIANT_PLANS, dataset_folder, not_preprocessed
-from nnunetv2_xattnres.plans.studies import make_variants
+from nnunetv2_xattnres.plans.studies import ALL, make_variants
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,21 +25,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--variants", metavar="NAME", help=f"plans to write or to add to, in the same folder ({VARIANT_PLANS})"
     )
     parser.add_argument("-o", "--output", dest="former_variants", help=argparse.SUPPRESS)
-    parser.add_argument("--network", choices=list(NETWORKS), help="default: the network that the plans name")
     parser.add_argument(
-        "--study", nargs="+", default=["all"], metavar="STUDY",
-        help=f"{', '.join(STUDIES)} or all (default); backbone adds EMCAD and the paper's U-Net where the data is 2D",
+        "--network", nargs="+", choices=[*NETWORKS, ALL], metavar="NAME",
+        help=f"{', '.join(NETWORKS)}, or {ALL} (default: the network that the plans name)",
     )  # fmt: skip
     parser.add_argument(
-        "--encoder", default="pvt_v2_b2", metavar="NAME", help="EMCAD's encoder, pvt_v2_b0 to pvt_v2_b5 (pvt_v2_b2)"
-    )
+        "--study", nargs="+", default=["all"], metavar="STUDY",
+        help=f"{', '.join(STUDIES)}, or all (default: all but table2); backbone and table2 bring more networks",
+    )  # fmt: skip
+    parser.add_argument(
+        "--encoder", metavar="NAME",
+        help="timm's name of the pretrained encoder; networks with a PVTv2 take pvt_v2_b0 to pvt_v2_b5 (pvt_v2_b2)",
+    )  # fmt: skip
     parser.add_argument(
         "--encoder-weights", default="imagenet", metavar="WHAT",
-        help="what nnUNetTrainer_EMCAD loads into it: imagenet (default, from timm's hub), a file, or none",
+        help="what our trainers load into the encoder: imagenet (default, from timm's hub), a file, or none",
     )  # fmt: skip
     parser.add_argument(
         "--input-size", nargs=2, type=int, metavar=("H", "W"),
-        help="EMCAD and the paper's U-Net resize their input to this size and their output back",
+        help="networks other than nnU-Net's resize their input to this size and their output back",
     )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace existing plans to write, as a whole")
 
@@ -62,12 +66,13 @@ def run(args: argparse.Namespace) -> int:
     number = dataset_number(folder.name)
     width = max(map(len, found))
     for name, cell in found.items():
-        own = NETWORKS[cell["network"]].trainers.get(TRAINER)
+        entry = NETWORKS[cell["network"]]
+        own = entry.trainers.get(TRAINER, TRAINER if entry.encoder else None)
         trainer = f" -tr {own}" if own else ""
         print(f"nnUNetv2_train {number} {name:{width}} 0 -p {output}{trainer}".rstrip())
     print("\nAny trainer does (-tr nnUNetTrainer_XAttnRes shows progress); without -tr it is nnU-Net's own.")
     if any(NETWORKS[cell["network"]].encoder for cell in found.values()):
-        print("nnUNetTrainer_EMCAD loads the encoder's weights; every other trainer starts EMCAD from random weights.")
+        print("Our trainers load the pretrained weights that the plans name; nnU-Net's own starts from random ones.")
         print('Our trainers need: export nnUNet_extTrainer="$(nnunetv2_xattnres trainer-path)"')
     for line in not_preprocessed(args.dataset, variants.plans, found, args.plans):
         print(f"\n{line}")

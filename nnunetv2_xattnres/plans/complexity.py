@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from nnunetv2_xattnres.catalogue import NETWORKS, VARIANTS, routings
-from nnunetv2_xattnres.encoders import PVT
 from nnunetv2_xattnres.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,9 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--channels", type=int, default=3, help="input channels (3)")
     parser.add_argument("--classes", type=int, default=1, help="output channels (1)")
-    parser.add_argument("--network", nargs="+", choices=list(NETWORKS), default=list(NETWORKS), help="default: all")
+    parser.add_argument(
+        "--network", nargs="+", choices=list(NETWORKS), default=list(NETWORKS), metavar="NAME",
+        help=f"{', '.join(NETWORKS)} (default: all)",
+    )  # fmt: skip
     parser.add_argument("--routing", nargs="+", choices=list(routings()), default=list(routings()), help="default: all")
-    parser.add_argument("--encoder", default="pvt_v2_b2", metavar="NAME", help="EMCAD's encoder (pvt_v2_b2)")
+    parser.add_argument(
+        "--encoder", metavar="NAME", help="encoder of the networks that can have it, such as pvt_v2_b0 (their default)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
 
@@ -46,8 +50,9 @@ def run(args: argparse.Namespace) -> int:
     networks = [network for network in args.network if len(args.size) in NETWORKS[network].dimensions]
     if not networks:
         raise InputError(f"{' and '.join(args.network)} are 2D networks: give --size H W")
-    if args.encoder not in PVT:
-        raise InputError(f"--encoder {args.encoder}: the valid names are {', '.join(PVT)}")
+    valid = dict.fromkeys(name for network in networks for name in NETWORKS[network].encoders)
+    if args.encoder is not None and args.encoder not in valid:
+        raise InputError(f"--encoder {args.encoder}: the valid names are {', '.join(valid)}")
     rows = measure_all(networks, args.routing, args.size, args.channels, args.classes, args.encoder)
     if args.json:
         print(
@@ -59,7 +64,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def measure_all(
-    networks: Sequence[str], routings: Sequence[str], size: Sequence[int], channels: int, classes: int, encoder: str
+    networks: Sequence[str],
+    routings: Sequence[str],
+    size: Sequence[int],
+    channels: int,
+    classes: int,
+    encoder: str | None = None,
 ) -> list[dict[str, Any]]:
     """One row per network and routing.
 
@@ -77,7 +87,7 @@ def measure_all(
     for network, routing in tqdm(cells, desc="measuring", leave=False, disable=not sys.stderr.isatty()):
         cost = measure(builder(network, routing, size, channels, classes, encoder), (1, channels, *size))
         base = next((row for row in rows if (row["network"], row["routing"]) == (network, "baseline")), None)
-        paper = _paper(network, routing) if NETWORKS[network].encoder in (None, encoder) else None
+        paper = _paper(network, routing) if encoder in (None, NETWORKS[network].encoder) else None
         rows.append({
             "network": network,
             "routing": routing,
@@ -105,18 +115,20 @@ def _paper(network: str, routing: str) -> dict[str, int] | None:
 
 
 def builder(
-    network: str, routing: str, size: Sequence[int], channels: int, classes: int, encoder: str
+    network: str, routing: str, size: Sequence[int], channels: int, classes: int, encoder: str | None = None
 ) -> Callable[[], nn.Module]:
     """A function that builds the network; nnU-Net's two as its planner lays them out for a patch of ``size``."""
     entry = NETWORKS[network]
     module, _, name = entry.class_name.rpartition(".")
-    routed = {"routing": VARIANTS[routing].routing} if entry.takes_routing else {}
+    routed = {"routing": VARIANTS[routing].routing} if entry.places else {}
     kwargs: dict[str, Any]
     if entry.stock:
         kwargs = {"input_channels": channels, "num_classes": classes, "deep_supervision": False}
         kwargs.update(unet_kwargs(size, residual="Residual" in entry.stock))
     else:
-        kwargs = {"encoder": encoder} if entry.encoder else {}
+        kwargs = {"encoder": encoder} if encoder in entry.encoders else {}
+        if entry.takes_image_size:
+            kwargs["image_size"] = list(size)
     inputs = () if entry.stock else (channels, classes)
     return lambda: getattr(import_module(module), name)(*inputs, **kwargs, **routed)
 
@@ -155,12 +167,12 @@ def print_table(rows: Sequence[dict[str, Any]], args: argparse.Namespace) -> Non
     """The rows as a table of at most 100 columns."""
     size = "x".join(map(str, args.size))
     print(f"Input {args.channels} x {size}, {args.classes} output channel(s), batch 1, float32\n")
-    print(f"{'':20}{'parameters (M)':>16}{'MACs (G)':>15}{'activations':>14}   paper: M, G")
+    print(f"{'':25}{'parameters (M)':>16}{'MACs (G)':>15}{'activations':>14}   paper: M, G")
     for line in _lines(rows):
         print(line.rstrip())
     print(
         "\nIn brackets: over the baseline of the same network. MACs: multiply-accumulates of convolutions,"
-        "\nlinear layers and XAttnRes's products (in EMCAD's encoder without its attention). Activations: MiB"
+        "\nlinear layers and XAttnRes's products, without the products of attention. Activations: MiB"
         "\nat the peak of a forward pass in training. Paper: Table 2, for 3 x 256x256 and one class."
     )
     if extended := [key for key in NETWORKS if NETWORKS[key].stock and key in {row["network"] for row in rows}]:
@@ -185,7 +197,7 @@ def _lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
         if paper:
             beside = "   " + _figure(paper["parameters"], 1e6, paper["parameters_over_baseline"])
             beside += ", " + _figure(paper["macs"], 1e9, paper["macs_over_baseline"])
-        yield f"{name:11}{row['routing']:9}{parameters:>16}{macs:>15}{memory:>14}{beside}"
+        yield f"{name:16}{row['routing']:9}{parameters:>16}{macs:>15}{memory:>14}{beside}"
 
 
 def _figure(value: int, unit: float, over: int | None) -> str:

@@ -14,10 +14,11 @@ from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunetv2_xattnres.architectures.dry_run import dry_run
-from nnunetv2_xattnres.architectures.xattnres import use_kernel
+from nnunetv2_xattnres.architectures.xattnres import XAttnRes, use_kernel
 
-# convolutions, linear layers and XAttnRes's products; not the encoder's attention, which thop leaves out as well
-_COUNTED = {torch.ops.aten.convolution, torch.ops.aten.addmm, torch.ops.aten.mm, torch.ops.aten.bmm}
+# convolutions and linear layers; batched products count in XAttnRes alone: those of attention are left out by the
+# counters that papers use
+_COUNTED = {torch.ops.aten.convolution, torch.ops.aten.addmm, torch.ops.aten.mm}
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,14 @@ def measure(build: Callable[[], nn.Module], shape: Sequence[int]) -> Cost:
     dry_run(network, shape, live)
     with use_kernel("plain"):  # a faster form is one operation, whose products the counter does not see
         dry_run(network, shape, flops)
-    counts = flops.get_flop_counts().get("Global", {})
+    counts = flops.get_flop_counts()
+    flop = sum(count for operation, count in counts.get("Global", {}).items() if operation in _COUNTED)
+    for name, module in network.named_modules():
+        if isinstance(module, XAttnRes):
+            flop += counts.get(f"{type(network).__name__}.{name}", {}).get(torch.ops.aten.bmm, 0)
     return Cost(
         parameters=sum(parameter.numel() for parameter in network.parameters()),
-        macs=sum(count for operation, count in counts.items() if operation in _COUNTED) // 2,
+        macs=flop // 2,
         activation_bytes=live.peak,
     )
 

@@ -26,14 +26,20 @@ from nnunetv2_xattnres.plans.variants import architecture, configuration_name, d
 Cell = dict[str, Any]
 
 
-def cells(parent_name: str, parent: dict[str, Any], network: str | None, studies: Sequence[str]) -> dict[str, Cell]:
+ALL = "all"
+
+
+def cells(
+    parent_name: str, parent: dict[str, Any], networks: Sequence[str] | None, studies: Sequence[str]
+) -> dict[str, Cell]:
     """The configurations of the studies.
 
     Args:
         parent_name: Name of the configuration that the variants inherit from.
         parent: That configuration, resolved.
-        network: One of ``NETWORKS``; ``None`` for the one in the parent.
-        studies: Keys of :data:`STUDIES`, or ``all``.
+        networks: Keys of ``NETWORKS``, or ``all``; ``None`` for the one in the parent.
+        studies: Keys of :data:`STUDIES`, or ``all`` for those that compare variants. A study that is named brings the
+            networks that it compares with; one that compares a list of networks is restricted to ``networks``.
 
     Returns:
         Name of the configuration to ``{"variant", "network", "studies"}``, in the order of the studies.
@@ -41,35 +47,62 @@ def cells(parent_name: str, parent: dict[str, Any], network: str | None, studies
     Raises:
         InputError: unknown names, a network without a 3D form for a 3D parent, or nothing left to compare.
     """
-    studies = list(STUDIES) if "all" in studies else studies
+    named = ALL not in studies
+    studies = list(studies) if named else [key for key, study in STUDIES.items() if not study.cells]
     unknown = [study for study in studies if study not in STUDIES]
     if unknown:
         raise InputError(f"unknown study {', '.join(unknown)}: the studies are {', '.join(STUDIES)}")
     dims = dimensions(parent)
-    if network is None:
-        extended = network_of(parent)
-        if extended is None:
-            named = " or ".join(key for key, each in NETWORKS.items() if not each.stock)
-            raise InputError(
-                f"the configuration {parent_name} names {parent['architecture']['network_class_name']}, which has no "
-                "XAttnRes form here: give plans of nnU-Net's PlainConvUNet or ResidualEncoderUNet, or --network "
-                f"{named}, which do not depend on the network in the plans"
-            )
-        network = extended.key
-    if network not in NETWORKS:
-        raise InputError(f"unknown network {network}: the networks are {', '.join(NETWORKS)}")
-    if dims not in NETWORKS[network].dimensions:
-        raise InputError(f"{network} is a 2D network and {parent_name} is {dims}D: choose -c 2d or another --network")
+    chosen = None if networks is None else _chosen(networks, parent_name, parent)
     found: dict[str, Cell] = {}
-    for study in studies:
-        others = [each for each in STUDIES[study].networks if each != network and dims in NETWORKS[each].dimensions]
-        for name in (network, *others):
-            for variant in STUDIES[study].variants:
-                if variant in NETWORKS[name].variants:
-                    key = configuration_name(parent_name, name, variant)
-                    cell = found.setdefault(key, {"variant": variant, "network": name, "studies": []})
-                    cell["studies"].append(study)
+    for key in studies:
+        study = STUDIES[key]
+        if study.cells:
+            asked = [cell for cell in study.cells if chosen is None or cell[0] in chosen]
+            pairs = [(name, variant) for name, variant in asked if dims in NETWORKS[name].dimensions]
+        else:
+            own = chosen or [_own_network(parent_name, parent)]
+            others = [name for name in study.networks if name not in own and dims in NETWORKS[name].dimensions]
+            compared = [*own, *others] if named or networks is None else own
+            pairs = [(name, variant) for name in compared for variant in study.variants]
+        for name, variant in pairs:
+            if variant in NETWORKS[name].variants:
+                configuration = configuration_name(parent_name, name, variant)
+                cell = found.setdefault(configuration, {"variant": variant, "network": name, "studies": []})
+                cell["studies"].append(key)
+    if not found:
+        raise InputError(
+            f"nothing to compare: {', '.join(studies)} has no variant of {', '.join(chosen or [])} in {dims}D"
+        )
     return found
+
+
+def _own_network(parent_name: str, parent: dict[str, Any]) -> str:
+    """The network that the parent names."""
+    extended = network_of(parent)
+    if extended is None:
+        named = " or ".join(key for key, each in NETWORKS.items() if not each.stock)
+        raise InputError(
+            f"the configuration {parent_name} names {parent['architecture']['network_class_name']}, which has no "
+            "XAttnRes form here: give plans of nnU-Net's PlainConvUNet or ResidualEncoderUNet, or --network "
+            f"{named}, which do not depend on the network in the plans"
+        )
+    return extended.key
+
+
+def _chosen(networks: Sequence[str], parent_name: str, parent: dict[str, Any]) -> list[str]:
+    """The networks asked for; of ``all``, those that go with the parent."""
+    dims, own = dimensions(parent), network_of(parent)
+    if ALL in networks:
+        return [key for key, each in NETWORKS.items() if dims in each.dimensions and (not each.stock or each is own)]
+    for network in networks:
+        if network not in NETWORKS:
+            raise InputError(f"unknown network {network}: the networks are {', '.join(NETWORKS)}")
+        if dims not in NETWORKS[network].dimensions:
+            raise InputError(
+                f"{network} is a 2D network and {parent_name} is {dims}D: choose -c 2d or another --network"
+            )
+    return list(dict.fromkeys(networks))
 
 
 @dataclass(frozen=True)
@@ -99,8 +132,8 @@ def make_variants(
     configuration: str | Sequence[str] = "2d",
     base_plans: str = "nnUNetPlans",
     output_plans: str = VARIANT_PLANS,
-    network: str | None = None,
-    studies: Sequence[str] = tuple(STUDIES),
+    networks: Sequence[str] | None = None,
+    studies: Sequence[str] = (ALL,),
     *,
     encoder: str | None = None,
     encoder_weights: str | None = "imagenet",
@@ -119,8 +152,7 @@ def make_variants(
         configuration: The parent, or several of them.
         base_plans: Name of the plans that have it; they stay as they are.
         output_plans: Name of the plans to write.
-        network: Key of :data:`NETWORKS`; ``None`` takes the one in the parent.
-        studies: Keys of :data:`STUDIES`, or ``all``.
+        networks, studies: See :func:`cells`.
         encoder, encoder_weights, input_size: See :func:`~nnunetv2_xattnres.plans.variants.architecture`.
         keep: Take the variants of ``output_plans.json`` as they are, whatever options they were written with.
         overwrite: Replace an existing ``output_plans.json`` as a whole.
@@ -137,6 +169,7 @@ def make_variants(
     there = existing["configurations"] if existing is not None else {}
     plans = {**deepcopy(base), "plans_name": output_plans, OWN_KEY: {"format": FORMAT, "base_plans": base_plans}}
     parents = [configuration] if isinstance(configuration, str) else list(configuration)
+    regions = _has_regions(read_dataset_json(dataset))
     found: dict[str, Cell] = {}
     made: list[str] = []
     for parent_name in parents:
@@ -146,7 +179,7 @@ def make_variants(
                 f"{parent_name} refines what {parent['previous_stage']} has predicted for it by this name, and "
                 "variants have other names: train it with -tr nnUNetTrainer_XAttnRes, or choose another configuration"
             )
-        for name, cell in cells(parent_name, parent, network, studies).items():
+        for name, cell in cells(parent_name, parent, networks, studies).items():
             found[name] = cell
             if keep and name in there:
                 continue
@@ -160,8 +193,10 @@ def make_variants(
                     encoder=encoder,
                     encoder_weights=encoder_weights,
                     input_size=None if input_size is None else list(input_size),
+                    regions=regions,
                 ),
             }
+    _check_encoder(encoder, found)
     if existing is not None:
         plans = merge(existing, plans, [*parents, *made])
         _check_networks(existing, found)
@@ -169,6 +204,19 @@ def make_variants(
         check_builds(plans, read_dataset_json(dataset), new)
     _check_encoder_weights(plans, found)
     return Variants(dataset, found, plans, plans != existing)
+
+
+def _has_regions(dataset_json: dict[str, Any]) -> bool:
+    """Whether a label is a list of values, which is how nnU-Net's data sets name a region."""
+    return any(isinstance(value, list) and len(value) > 1 for value in dataset_json["labels"].values())
+
+
+def _check_encoder(encoder: str | None, found: dict[str, Cell]) -> None:
+    """A name that no network can have is an error; the others keep their own encoder."""
+    valid = [name for cell in found.values() for name in NETWORKS[cell["network"]].encoders]
+    if encoder is not None and encoder not in valid:
+        what = f"the valid names are {', '.join(dict.fromkeys(valid))}" if valid else "these networks have none"
+        raise InputError(f"--encoder {encoder}: {what}")
 
 
 def _check_encoder_weights(plans: dict[str, Any], found: dict[str, Cell]) -> None:

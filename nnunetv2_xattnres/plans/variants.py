@@ -36,6 +36,7 @@ def architecture(
     encoder: str | None = None,
     encoder_weights: str | None = "imagenet",
     input_size: list[int] | None = None,
+    regions: bool = False,
 ) -> dict[str, Any]:
     """The ``architecture`` entry of a configuration.
 
@@ -43,15 +44,16 @@ def architecture(
         network: Key of :data:`~nnunetv2_xattnres.catalogue.NETWORKS`.
         variant: Key of :data:`~nnunetv2_xattnres.catalogue.VARIANTS`.
         parent: The resolved configuration that the variant inherits from.
-        encoder: Pretrained encoder of a network that has one, such as ``pvt_v2_b0``; ``None`` for its default.
+        encoder: Pretrained encoder, such as ``pvt_v2_b0``; a network that cannot have it gets its default.
         encoder_weights: What the network's trainer loads into it: ``imagenet``, a file, or ``None``.
         input_size: Size to which a network that extends none of nnU-Net's resizes its input, or ``None``.
+        regions: Whether the data set is trained on regions, which may overlap.
 
     Raises:
         InputError: the parent is not of the network that is asked for.
     """
     asked = NETWORKS[network]
-    routing = {"routing": VARIANTS[variant].routing} if asked.takes_routing else {}
+    routing = {"routing": VARIANTS[variant].routing} if asked.places else {}
     if asked.stock:
         if network_of(parent) is not asked:
             raise InputError(
@@ -67,10 +69,14 @@ def architecture(
     if asked.encoder:
         scaled = parent["normalization_schemes"]
         rgb = len(scaled) == 3 and set(scaled) == {"RGBTo01Normalization"}
-        kwargs["encoder"] = encoder or asked.encoder
+        kwargs["encoder"] = encoder if encoder in asked.encoders else asked.encoder
         kwargs["encoder_weights"] = encoder_weights
         kwargs["input_normalization"] = "imagenet" if rgb else None
+    if asked.takes_image_size:
+        kwargs["image_size"] = input_size or list(parent["patch_size"])
+    if asked.takes_regions:
+        kwargs["regions"] = regions
     # all-ones strides: nnU-Net gives one full-resolution target for each entry but the last
-    strides = [[1] * dimensions(parent) for _ in range(asked.outputs + 1)]
+    strides = [[1] * dimensions(parent) for _ in range(asked.targets + 1)]
     kwargs = {**kwargs, **routing, "input_size": input_size, "strides": strides}
     return {"network_class_name": asked.class_name, "arch_kwargs": kwargs, "_kw_requires_import": []}

@@ -24,6 +24,7 @@ from nnunetv2_xattnres.nnunet_layout import AUGMENTATION_PROCESSES, TRAINER_KEY
 from nnunetv2_xattnres.outputs import replace_file
 from nnunetv2_xattnres.plans.splits import make_splits_if_missing
 from nnunetv2_xattnres.trainers.folds import check_fold
+from nnunetv2_xattnres.trainers.pretrained import load_pretrained_encoder
 from nnunetv2_xattnres.trainers.seeding import (
     SEED_VARIABLE,
     Purpose,
@@ -46,6 +47,7 @@ class PluginTrainer(nnUNetTrainer):
     - Every checkpoint names ``nnUNetTrainer`` as its trainer from the moment it is written: the plans alone rebuild the
       network, so the model predicts without ``nnUNet_extTrainer``, also when the training was interrupted.
     - A fold that the split file lacks is refused; nnU-Net would train it on a random split.
+    - When a training starts, and not when it continues, a pretrained encoder gets the weights that the plans name.
     - The log says which routing is trained, with how many readers and parameters. It warns of losses that are not
       finite, and a training whose weights are lost stops.
 
@@ -59,6 +61,7 @@ class PluginTrainer(nnUNetTrainer):
     epochs: int | None = None
     iterations: int | None = None
     validation_iterations: int | None = None
+    _restoring = False
 
     def __init__(
         self,
@@ -97,10 +100,21 @@ class PluginTrainer(nnUNetTrainer):
         """
 
     def initialize(self) -> None:
-        """Seed where asked to, then build network, optimiser and loss as nnU-Net does."""
+        """Seed where asked to, build network, optimiser and loss as nnU-Net does, load the encoder's weights.
+
+        Raises:
+            InputError: the weights that the plans name cannot be loaded.
+        """
         if self._seed(Purpose.BUILD):
             self.print_to_log_file(f"Seed {seed_of_environment()} ({SEED_VARIABLE})")
         super().initialize()
+        if not self._restoring:
+            load_pretrained_encoder(self._bare_network(), self.print_to_log_file)
+
+    def load_checkpoint(self, *arguments: Any, **named: Any) -> None:
+        """As nnU-Net, whatever it calls its parameter: a training that continues needs no pretrained weights."""
+        self._restoring = True
+        super().load_checkpoint(*arguments, **named)
 
     def _seed(self, *key: int) -> bool:
         """Seed this process where a seed is asked for; each process has numbers of its own."""

@@ -21,15 +21,12 @@ WEIGHT_CE, WEIGHT_DICE = 0.3, 0.7
 class nnUNetTrainer_EMCAD(PluginTrainer):
     """Trains a configuration whose network is ``EMCADNet``.
 
-    When a training starts, and not when it continues, the encoder gets the weights that ``encoder_weights`` in the
-    plans asks for. AdamW at a constant 1e-4 with weight decay 1e-4, and 0.3 cross-entropy + 0.7 Dice summed over the
+    AdamW at a constant 1e-4 with weight decay 1e-4, and 0.3 cross-entropy + 0.7 Dice summed over the
     fifteen subsets of the four outputs.
 
     Raises:
         InputError: the configuration names another network, or the weights cannot be loaded.
     """
-
-    _restoring = False
 
     def configure_recipe(self) -> None:
         """EMCAD's learning rate and weight decay."""
@@ -42,17 +39,6 @@ class nnUNetTrainer_EMCAD(PluginTrainer):
             )
         self.initial_lr = 1e-4
         self.weight_decay = 1e-4
-
-    def initialize(self) -> None:
-        """As nnU-Net, then load the encoder's weights unless a checkpoint follows."""
-        super().initialize()
-        if not self._restoring:
-            load_pretrained_encoder(self)
-
-    def load_checkpoint(self, *arguments: Any, **named: Any) -> None:
-        """As nnU-Net, whatever it calls its parameter: a training that continues needs no pretrained weights."""
-        self._restoring = True
-        super().load_checkpoint(*arguments, **named)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """AdamW at a constant learning rate."""
@@ -83,20 +69,3 @@ class nnUNetTrainer_EMCAD_Trial(nnUNetTrainer_EMCAD):
     epochs = 2
     iterations = 20
     validation_iterations = 5
-
-
-def load_pretrained_encoder(trainer: PluginTrainer) -> None:
-    """Give the encoder of ``trainer.network`` the weights that the plans ask for, and say so in the log.
-
-    Raises:
-        InputError: they cannot be loaded; a training must not start then.
-    """
-    from nnunetv2_xattnres.architectures.encoder_weights import load_encoder_weights
-
-    network = trainer.network.module if trainer.is_ddp else trainer.network
-    network = getattr(network, "_orig_mod", network)  # torch.compile's wrapper
-    load_encoder_weights(network)
-    if network.encoder_weights is None:
-        trainer.print_to_log_file("EMCAD's encoder starts from random weights: encoder_weights is null in the plans")
-    else:
-        trainer.print_to_log_file(f"EMCAD's encoder ({network.encoder_name}) loaded from {network.encoder_weights}")

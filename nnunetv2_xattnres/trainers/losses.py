@@ -1,4 +1,4 @@
-"""EMCAD's loss over several outputs."""
+"""Losses over several outputs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,26 @@ from itertools import combinations
 from torch import Tensor, nn
 
 
+class SumLoss(nn.Module):
+    """Sum of the losses of all outputs, each with weight 1, as PraNet, CaraNet, Polyp-PVT and CASCADE are trained.
+
+    Args:
+        loss: Takes logits ``[B, C, *S]`` and a target ``[B, 1, *S]`` (or ``[B, R, *S]`` for R regions).
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, outputs: Tensor | Sequence[Tensor], targets: Tensor | Sequence[Tensor]) -> Tensor:
+        """The loss of logits and targets, each one tensor or a list; a target without an output does not count."""
+        outputs = [outputs] if isinstance(outputs, Tensor) else outputs
+        targets = [targets] if isinstance(targets, Tensor) else targets
+        return sum(self.loss(logits, target) for logits, target in zip(outputs, targets, strict=False))
+
+
 class SubsetLoss(nn.Module):
-    """Sum, over all non-empty subsets of the outputs, of the loss of the summed logits: 15 terms for 4 outputs.
+    """EMCAD's: the sum, over all non-empty subsets of the outputs, of the loss of their summed logits (15 for 4).
 
     Args:
         loss: Takes logits ``[B, C, *S]`` and a target ``[B, 1, *S]`` (or ``[B, R, *S]`` for R regions).

@@ -18,13 +18,14 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, autocast, nn
 from torch import distributed as dist
 
+from nnunetv2_xattnres.catalogue import Network, network_of_class
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.nnunet_layout import BEST, EPOCH_KEY, FINAL, WEIGHTS_KEY
 from nnunetv2_xattnres.outputs import replace_file
 from nnunetv2_xattnres.trainers.augmentation import paper_transforms
 from nnunetv2_xattnres.trainers.base import PluginTrainer
 from nnunetv2_xattnres.trainers.emcad import nnUNetTrainer_EMCAD
-from nnunetv2_xattnres.trainers.losses import SubsetLoss
+from nnunetv2_xattnres.trainers.losses import SubsetLoss, SumLoss
 from nnunetv2_xattnres.trainers.multiscale import forward_at_scale
 from nnunetv2_xattnres.trainers.recipe import KEY, Recipe
 from nnunetv2_xattnres.trainers.seeding import Purpose, seed_of_environment
@@ -45,8 +46,6 @@ class PaperRecipe(PluginTrainer):
     Raises:
         InputError: the configuration is not 2D, or its ``paper_recipe`` cannot be used.
     """
-
-    several_outputs = False
 
     def adapt_plans(self, plans: dict, configuration: str, dataset_json: dict) -> dict:
         """Choose the recipe, and write all of it into the configuration."""
@@ -72,6 +71,7 @@ class PaperRecipe(PluginTrainer):
         self.initial_lr = self.recipe.learning_rate
         self.weight_decay = self.recipe.weight_decay
         self.num_epochs = self.recipe.epochs
+        self.several_outputs = self._entry is not None and self._entry.outputs > 1
         self.enable_deep_supervision = self.several_outputs
         self._best_ema = math.inf  # nnU-Net's own best checkpoint, by a moving average, is never written
         self._loaders: tuple[WholeImageLoader, WholeImageLoader]
@@ -93,7 +93,14 @@ class PaperRecipe(PluginTrainer):
 
     def _build_loss(self) -> nn.Module:
         loss = self._loss_of_one_output()
-        return SubsetLoss(loss) if self.several_outputs else loss
+        if self._entry is None or not self.several_outputs:
+            return loss
+        return SubsetLoss(loss) if self._entry.loss == "subsets" else SumLoss(loss)
+
+    @property
+    def _entry(self) -> Network | None:
+        """The network in the catalogue."""
+        return network_of_class(self.configuration_manager.network_arch_class_name)
 
     def _loss_of_one_output(self) -> nn.Module:
         ignore, regions = self.label_manager.ignore_label, self.label_manager.has_regions
@@ -273,10 +280,8 @@ class PaperRecipe(PluginTrainer):
 
 
 class nnUNetTrainer_XAttnRes_Paper(PaperRecipe, nnUNetTrainer_XAttnRes):
-    """The paper's recipe for its U-Net, or any plain or residual-encoder U-Net: one output, no deep supervision."""
+    """The paper's recipe for any 2D network; where it has several outputs, each has a loss."""
 
 
 class nnUNetTrainer_EMCAD_Paper(PaperRecipe, nnUNetTrainer_EMCAD):
     """The paper's recipe for EMCAD: pretrained encoder, and the loss over the fifteen subsets of its four outputs."""
-
-    several_outputs = True

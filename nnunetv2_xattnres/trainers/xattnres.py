@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from torch import nn
+
 from nnunetv2_xattnres.catalogue import VARIANTS
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.plans.architecture import architecture_of, is_ours, with_routing
 from nnunetv2_xattnres.trainers.base import PluginTrainer
+from nnunetv2_xattnres.trainers.losses import SumLoss
 
 
 class nnUNetTrainer_XAttnRes(PluginTrainer):
@@ -58,3 +62,14 @@ class nnUNetTrainer_XAttnRes_DecoderOnly(nnUNetTrainer_XAttnRes):
     """XAttnRes in the decoder only, no skip connections (Table 4)."""
 
     variant = "decoder"
+
+
+class nnUNetTrainer_XAttnRes_SumLoss(nnUNetTrainer_XAttnRes):
+    """nnU-Net's recipe, but each output's loss has weight 1: the published loss of most networks with several outputs.
+
+    nnU-Net's own gives output i the weight 2^-i.
+    """
+
+    def _build_loss(self) -> nn.Module:
+        loss = super()._build_loss()
+        return SumLoss(loss.loss) if isinstance(loss, DeepSupervisionWrapper) else loss

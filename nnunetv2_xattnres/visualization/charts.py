@@ -1,12 +1,17 @@
 """Bar charts of scores (Figure 1) and curves of trainings."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import matplotlib
 
 from nnunetv2_xattnres.catalogue import GREY, VARIANTS
 from nnunetv2_xattnres.visualization.svg import STYLE, figure_to_svg
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 WIDTH = 4.3  # inches: legible on a phone without scrolling, two or three in a row on a desk
 
@@ -43,11 +48,7 @@ def bar_chart(title: str, bars: Sequence[Bar], base: Bar | None, name: str) -> t
     from matplotlib.figure import Figure
 
     means = [sum(bar.values) / len(bar.values) for bar in bars]
-    drawn = [value for bar in bars for value in [*bar.values, *([bar.paper] if bar.paper is not None else [])]]
-    low, high = min(drawn), max(drawn)
-    margin = max(0.25 * (high - low), 0.4)
-    bottom = 0.0 if low - margin < 50 and high - low > 25 else max(0.0, low - 2 * margin)
-    top = min(high + margin, 100.0) if high < 99.8 else 100.6
+    bottom, top = _limits(bars)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
         axes = figure.add_subplot()
@@ -74,11 +75,55 @@ def bar_chart(title: str, bars: Sequence[Bar], base: Bar | None, name: str) -> t
         axes.set_ylim(bottom, top)
         axes.set_ylabel("Dice %")
         axes.set_title(title, loc="left", fontsize=10)
-    words = "Bars: mean over seeds; dots: single seeds."
-    words += f' Dashed: the level of "{base.label}".' if base is not None else ""
+    words = f' Dashed: the level of "{base.label}".' if base is not None else ""
+    return _finish(figure, title, bars, name, bottom, words)
+
+
+def list_chart(title: str, bars: Sequence[Bar], name: str) -> tuple[str, str]:
+    """Like :func:`bar_chart` for many bars with long labels: they lie, the first one on top."""
+    from matplotlib.figure import Figure
+
+    means = [sum(bar.values) / len(bar.values) for bar in bars]
+    bottom, top = _limits(bars)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 0.9 + 0.25 * len(bars)), layout="constrained")
+        axes = figure.add_subplot()
+        positions = range(len(bars))
+        axes.barh(
+            positions, [mean - bottom for mean in means], left=bottom, height=0.62,
+            color=[colour(bar.variant) for bar in bars], alpha=0.8, zorder=2,
+        )  # fmt: skip
+        for position, bar in zip(positions, bars, strict=True):
+            axes.plot(
+                bar.values, [position] * len(bar.values), "o", markersize=3,
+                markerfacecolor="white", markeredgecolor="black", markeredgewidth=0.8, zorder=4,
+            )  # fmt: skip
+            if bar.paper is not None:
+                axes.plot(bar.paper, position + 0.36, marker=6, markersize=6, color="#b00060", zorder=5)
+        axes.set_yticks(list(positions), [f"{bar.label}  {mean:.2f}" for bar, mean in zip(bars, means, strict=True)])
+        axes.tick_params(axis="y", length=0)
+        axes.set_ylim(len(bars) - 0.4, -0.6)
+        axes.set_xlim(bottom, top)
+        axes.set_xlabel("Dice %")
+        axes.set_title(title, loc="left", fontsize=10)
+    return _finish(figure, title, bars, name, bottom, "")
+
+
+def _limits(bars: Sequence[Bar]) -> tuple[float, float]:
+    """Ends of the axis: cut at the lower one where all bars are close together."""
+    drawn = [value for bar in bars for value in [*bar.values, *([bar.paper] if bar.paper is not None else [])]]
+    low, high = min(drawn), max(drawn)
+    margin = max(0.25 * (high - low), 0.4)
+    bottom = 0.0 if low - margin < 50 and high - low > 25 else max(0.0, low - 2 * margin)
+    return bottom, min(high + margin, 100.0) if high < 99.8 else 100.6
+
+
+def _finish(figure: Figure, title: str, bars: Sequence[Bar], name: str, bottom: float, words: str) -> tuple[str, str]:
+    """The SVG, and the words for below it."""
+    words = "Bars: mean over seeds; dots: single seeds." + words
     words += " Triangles: the paper's number." if any(bar.paper is not None for bar in bars) else ""
     words += f" The axis starts at {bottom:.1f} %, not at 0." if bottom else ""
-    text = ", ".join(f"{bar.label} {mean:.2f}" for bar, mean in zip(bars, means, strict=True))
+    text = ", ".join(f"{bar.label} {sum(bar.values) / len(bar.values):.2f}" for bar in bars)
     return figure_to_svg(figure, name, f"{title}, Dice in per cent: {text}"), words
 
 

@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 from nnunetv2_xattnres.ablation.observe import Observation
 from nnunetv2_xattnres.ablation.report.paper import paper_dataset, paper_in_table
-from nnunetv2_xattnres.ablation.report.results import Results
+from nnunetv2_xattnres.ablation.report.results import Configuration, Results
 from nnunetv2_xattnres.ablation.report.statistics import seed_means
-from nnunetv2_xattnres.catalogue import STUDIES, network_title, variant_title
+from nnunetv2_xattnres.catalogue import STUDIES, VARIANTS, Study, network_title, reads, variant_title
 from nnunetv2_xattnres.nnunet_layout import read_epochs
-from nnunetv2_xattnres.visualization.charts import Bar, Curve, bar_chart, curve_chart
+from nnunetv2_xattnres.visualization.charts import Bar, Curve, bar_chart, curve_chart, list_chart
 
 
 class Figure(NamedTuple):
@@ -27,21 +27,39 @@ def bar_figures(results: Results) -> list[Figure]:
     for study in STUDIES.values():
         if study.compares is not None:
             continue
+        if study.cells:
+            figures += _network_figure(results, study, dataset)
+            continue
         for network in results.networks:
             bars = []
             for variant, labels in study.variants.items():
                 item = results.find(network, variant)
-                asked = item is not None and study.sharing & set(item.studies)
-                values = [100 * value for value in seed_means(item.scores["dice"])] if item and asked else []
-                if values := [value for value in values if not math.isnan(value)]:
-                    paper = paper_in_table(study.key, dataset, network, variant)
-                    bars.append(Bar(labels.bar, variant, values, paper.dice if paper else None))
+                if item is not None and study.sharing & set(item.studies):
+                    bars += _bar(study, dataset, item, labels.bar)
             if bars:
                 name = f"bars-{study.key}-{network}"
                 title = f"{network_title(network)}: {study.chart}"
                 dashed = next((bar for bar in bars if bar.variant == study.base), None)
                 figures.append(Figure(name, *bar_chart(title, bars, dashed, name)))
     return figures
+
+
+def _network_figure(results: Results, study: Study, dataset: str | None) -> list[Figure]:
+    """One chart with a bar per network and variant of a study's list."""
+    bars = []
+    for network, variant in study.cells:
+        item = results.find(network, variant)
+        if item is not None and study.key in item.studies:
+            bars += _bar(study, dataset, item, network_title(network) + " + XAttnRes" * reads(VARIANTS[variant]))
+    name = f"bars-{study.key}"
+    return [Figure(name, *list_chart(study.chart, bars, name))] if bars else []
+
+
+def _bar(study: Study, dataset: str | None, item: Configuration, label: str) -> list[Bar]:
+    """The bar of a configuration; none where no seed has a score."""
+    values = [value for value in (100 * mean for mean in seed_means(item.scores["dice"])) if not math.isnan(value)]
+    paper = paper_in_table(study.key, dataset, item.network, item.variant)
+    return [Bar(label, item.variant, values, paper.dice if paper else None)] if values else []
 
 
 def curve_figures(results: Results) -> list[Figure]:

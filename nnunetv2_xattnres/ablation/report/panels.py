@@ -9,7 +9,7 @@ import numpy as np
 from nnunetv2_xattnres.ablation.observe import Observation
 from nnunetv2_xattnres.ablation.report.results import Configuration, Results
 from nnunetv2_xattnres.ablation.report.statistics import nanmean
-from nnunetv2_xattnres.catalogue import network_title, variant_title
+from nnunetv2_xattnres.catalogue import STUDIES, network_title, variant_title
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.evaluation.scores import find_reader, mean
 from nnunetv2_xattnres.json_files import read_object
@@ -100,8 +100,11 @@ def make_panel(results: Results, case: str) -> Panel:
         ct = next(iter(dataset.get("channel_names", {"0": ""}).values())).upper() == "CT"
         picture = resize(to_rgb(image[:, place], ct), spacing, WIDTH)
     tiles = [Tile("image", "" if image is not None else NOT_FOUND, picture)]
-    tiles.append(Tile("reference", "", overlay(picture, filled=truth)))
-    for item in results.configurations:
+    shown, last = _shown(results)
+    reference_tile = Tile("reference", "", overlay(picture, filled=truth))
+    if not last:
+        tiles.append(reference_tile)
+    for item in shown:
         found = find_prediction(results, item, f"{case}{ending}")
         if found is not None:
             observation, file = found
@@ -112,7 +115,21 @@ def make_panel(results: Results, case: str) -> Panel:
             title = f"{network_title(item.network)}: {name}" if len(results.networks) > 1 else name
             caption = "–" if np.isnan(dice) else f"{100 * dice:.1f}"
             tiles.append(Tile(title, caption, overlay(picture, filled=predicted, outlined=truth)))
+    if last:
+        tiles.append(reference_tile)
     return Panel(case, tiles)
+
+
+def _shown(results: Results) -> tuple[list[Configuration], bool]:
+    """The configurations in a panel, and whether the reference follows them.
+
+    A study with a list of its own shows those, with the reference last, as the paper's Figure 3 does.
+    """
+    studies = {key for item in results.configurations for key in item.studies}
+    wanted = [pair for study in STUDIES.values() if study.key in studies for pair in study.pictures]
+    found = {(item.network, item.variant): item for item in results.configurations}
+    listed = [found[pair] for pair in dict.fromkeys(wanted) if pair in found]
+    return (listed, True) if listed else (results.configurations, False)
 
 
 def find_prediction(results: Results, item: Configuration, file: str) -> tuple[Observation, Path] | None:

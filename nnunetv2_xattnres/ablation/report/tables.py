@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from nnunetv2_xattnres.ablation.report.paper import note_of, paper_class, paper_dataset, paper_in_table, paper_score
 from nnunetv2_xattnres.ablation.report.results import Configuration, Results
 from nnunetv2_xattnres.ablation.report.statistics import Difference, Spread, spread
-from nnunetv2_xattnres.catalogue import STUDIES, VARIANTS, Study, network_title, reads
+from nnunetv2_xattnres.catalogue import NETWORKS, STUDIES, VARIANTS, Study, network_title, reads
 
 MISSING = "–"
 MINUS = "−"  # as wide as a plus, unlike a hyphen
@@ -38,7 +39,8 @@ class Table:
 def all_tables(results: Results) -> list[Table]:
     """The tables that the study has configurations for, in the paper's order."""
     studies = [study for study in STUDIES.values() if study.compares is None]
-    tables = [main_table(results), *(study_table(results, study) for study in studies)]
+    tables: list[Table | None] = [main_table(results)]
+    tables += [(network_table if study.cells else study_table)(results, study) for study in studies]
     return [table for table in tables if table is not None]
 
 
@@ -100,6 +102,47 @@ def study_table(results: Results, study: Study) -> Table | None:
         rows.append(Row("ours", [*row, seed_text(item)]))
     text = (*range(len(columns)), len(header) - 2)
     return Table(study.key, study.title, header, rows, note_of(study.key, dataset), text)
+
+
+def network_table(results: Results, study: Study) -> Table | None:
+    """One row per network, as in the paper's Table 2: what it costs, its scores, the paper's numbers beside ours."""
+    chosen = [item for pair in study.cells for item in results.configurations if (item.network, item.variant) == pair]
+    chosen = [item for item in chosen if study.key in item.studies]
+    if not chosen:
+        return None
+    dataset = paper_dataset(results.study.dataset)
+    papers = [paper_in_table(study.key, dataset, item.network, item.variant) for item in chosen]
+    has_paper, has_distance = any(papers), any(paper and paper.hd95 for paper in papers)
+    header = [study.column, "Params M", "paper", "MACs G", "paper", "Dice %", *["paper"] * has_paper]
+    header += [f"HD95 {results.unit}", *["paper"] * has_distance, "IoU %", "seeds"]
+    rows = []
+    for item, paper in zip(chosen, papers, strict=True):
+        variant = VARIANTS[item.variant]
+        row = [network_title(item.network) + " + XAttnRes" * reads(variant)]
+        printed = NETWORKS[item.network].paper_cost.get(item.variant, (None, None))
+        for ours, theirs in zip(_cost(item.network, item.variant), printed, strict=True):
+            row += [plain(ours), plain(theirs)]
+        dice, hd95, iou = (spread(item.scores[metric]) if item.seeds else None for metric in ("dice", "hd95", "iou"))
+        row += [mean_sd(dice, 100), *[plain(paper.dice if paper else None)] * has_paper]
+        row += [mean_sd(hd95, 1), *[plain(paper.hd95 if paper else None)] * has_distance, mean_sd(iou, 100)]
+        rows.append(Row("ours", [*row, seed_text(item)]))
+        if reads(variant) and (base := results.find(item.network, study.base)) is not None and item.seeds:
+            found = results.compare(base, item)
+            cells = [""] * (len(header) - 1)
+            cells[header.index("Dice %") - 1] = signed(found.value, 100)
+            rows.append(Row("delta", [f"Δ to {network_title(item.network)}", *cells]))
+    note = "Parameters and multiply-accumulates: for 3 x 256x256 and one class, as in the paper, without attention."
+    return Table(study.key, study.title, header, rows, [note])
+
+
+@cache
+def _cost(network: str, variant: str) -> tuple[float, float]:
+    """Parameters in millions and multiply-accumulates in billions, as ``complexity`` counts them by default."""
+    from nnunetv2_xattnres.plans.complexity import builder  # imports torch, which takes seconds
+    from nnunetv2_xattnres.plans.measure import measure
+
+    cost = measure(builder(network, variant, (256, 256), 3, 1), (1, 3, 256, 256))
+    return cost.parameters / 1e6, cost.macs / 1e9
 
 
 def _first_cells(study: Study, item: Configuration, several: bool) -> list[str]:
