@@ -55,7 +55,7 @@ def one_cell(discs, tmp_path, monkeypatch, request):
     for name, value in {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1", "OMP_WAIT_POLICY": "PASSIVE"}.items():
         monkeypatch.setenv(name, value)
     trainer = "nnUNetTrainer_XAttnRes_Paper"
-    study = plan_study(tmp_path / "study", Request("21", trainer=trainer, seeds=[0], network="paper-unet"))
+    study = plan_study(tmp_path / "study", Request("21", trainer=trainer, seeds=[0], networks=["paper-unet"]))
     study.cells = [cell for cell in study.cells if cell.variant == "replace"]
     study.save()
     return study

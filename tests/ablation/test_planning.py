@@ -135,8 +135,8 @@ def change(file, configuration, **values):
 
 
 def test_missing_variants_are_added_to_those_with_options_of_their_own(preprocessed, tmp_path):
-    make_variants(7, network="paper-unet", studies=["skip"], input_size=[64, 96]).write()
-    study = plan(tmp_path / "study", network="paper-unet", studies=["skip", "position"])
+    make_variants(7, networks=["paper-unet"], studies=["skip"], input_size=[64, 96]).write()
+    study = plan(tmp_path / "study", networks=["paper-unet"], studies=["skip", "position"])
     written = json.loads((preprocessed / "nnUNetXAttnResPlans.json").read_text())["configurations"]
     sizes = {name: found["architecture"]["arch_kwargs"].get("input_size") for name, found in written.items()}
     assert sizes["2d_paper_unet_both"] == sizes["2d_paper_unet_noskip"] == [64, 96]
@@ -165,7 +165,7 @@ def test_variants_of_other_plans_are_not_taken(preprocessed, tmp_path, studies):
 def test_variants_of_another_network_under_the_same_name_are_not_taken(preprocessed, tmp_path):
     plan(tmp_path / "study")
     with pytest.raises(InputError, match=r"variants of another network.* with --variants") as caught:
-        plan(tmp_path / "other", network="resenc")
+        plan(tmp_path / "other", networks=["resenc"])
     assert len(caught.value.problems) == 4
     assert caught.value.problems[1].startswith("configuration 2d_both has nnunetv2_xattnres.architectures.XAttnResUNet")
 

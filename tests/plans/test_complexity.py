@@ -86,7 +86,7 @@ def test_json_and_3d(capsys):
         (["--size", "33", "64", "--network", "unet"], "the next one is"),
         (["--size", "4", "4", "--network", "unet"], "give 8 or more"),
         (["--channels", "0"], "give at least 1"),
-        (["--encoder", "resnet50"], "pvt_v2_b0, pvt_v2_b1"),
+        (["--encoder", "resnet18"], "pvt_v2_b0, pvt_v2_b1"),
     ],
 )
 def test_networks_that_cannot_be(capsys, arguments, message):

@@ -1,11 +1,12 @@
 import json
+import re
+from pydoc import locate
 
 import plans_phantom
 import pytest
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunetv2_xattnres import architectures
 from nnunetv2_xattnres.architectures.routing import Routing
 from nnunetv2_xattnres.catalogue import STUDIES, routings
 from nnunetv2_xattnres.cli import main
@@ -18,6 +19,7 @@ NAMES_2D = [
     "2d_init_random", "2d_init_kaiming", "2d_init_xavier",
     "2d_emcad_baseline", "2d_emcad_noskip", "2d_emcad_replace", "2d_emcad_both",
     "2d_paper_unet_baseline", "2d_paper_unet_noskip", "2d_paper_unet_replace", "2d_paper_unet_both",
+    "2d_unet_3_plus_baseline", "2d_unet_3_plus_replace", "2d_ssformer_baseline", "2d_ssformer_replace",
 ]  # fmt: skip
 SMALL = ["--encoder", "pvt_v2_b0"]
 
@@ -50,7 +52,7 @@ def test_everything_by_default(folder, capsys):
     printed = capsys.readouterr().out
     for name in NAMES_2D:
         assert f"nnUNetv2_train 11 {name} " in printed
-    assert "2d_emcad_both          0 -p nnUNetXAttnResPlans -tr nnUNetTrainer_EMCAD\n" in printed
+    assert "2d_emcad_both           0 -p nnUNetXAttnResPlans -tr nnUNetTrainer_EMCAD\n" in printed
 
     manager = PlansManager(plans)
     parent = manager.get_configuration("2d")
@@ -60,9 +62,8 @@ def test_everything_by_default(folder, capsys):
             assert getattr(configuration, key) == getattr(parent, key)
         # nnU-Net's own way of building it, with deep supervision as in training
         network = nnUNetTrainer.build_network_architecture(manager, configuration, 3, 2, True)
-        _, class_name = configuration.network_arch_class_name.rsplit(".", 1)
-        assert type(network) is getattr(architectures, class_name)
-        expected = name.removeprefix("2d_").removeprefix("emcad_").removeprefix("paper_unet_")
+        assert type(network) is locate(configuration.network_arch_class_name)
+        expected = re.sub("^2d_(emcad_|paper_unet_|unet_3_plus_|ssformer_)?", "", name)
         if expected in routings():
             assert network.routing == Routing.parse(routings()[expected])
         else:
@@ -72,13 +73,15 @@ def test_everything_by_default(folder, capsys):
 
 
 def test_emcad_normalises_rgb_only(folder):
-    write_plans(11, network="emcad", studies=["skip"], encoder="pvt_v2_b0", encoder_weights=None, input_size=[32, 64])
+    write_plans(
+        11, networks=["emcad"], studies=["skip"], encoder="pvt_v2_b0", encoder_weights=None, input_size=[32, 64]
+    )
     kwargs = load(folder)["configurations"]["2d_emcad_both"]["architecture"]["arch_kwargs"]
     assert kwargs["input_normalization"] == "imagenet"
     assert kwargs["encoder_weights"] is None and kwargs["input_size"] == [32, 64]
     assert kwargs["strides"] == [[1, 1]] * 5
     plans_phantom.write(folder, normalization="CTNormalization", channels=1, name="ct")
-    write_plans(11, base_plans="ct", output_plans="ours", network="emcad", studies=["skip"], encoder="pvt_v2_b0")
+    write_plans(11, base_plans="ct", output_plans="ours", networks=["emcad"], studies=["skip"], encoder="pvt_v2_b0")
     kwargs = load(folder, "ours")["configurations"]["2d_emcad_both"]["architecture"]["arch_kwargs"]
     assert kwargs["input_normalization"] is None and kwargs["encoder_weights"] == "imagenet"
 
@@ -105,7 +108,7 @@ def test_a_study_looks_at_the_encoder_weights_of_plans_that_exist(folder, tmp_pa
 
     weights = tmp_path / "weights.pth"
     torch.save(timm.create_model("pvt_v2_b0", features_only=True).state_dict(), weights)
-    options = {"network": "emcad", "studies": ["skip"]}
+    options = {"networks": ["emcad"], "studies": ["skip"]}
     write_plans(11, **options, encoder="pvt_v2_b0", encoder_weights=str(weights))
     assert not make_variants(11, **options, keep=True).changed
     weights.write_bytes(pointer.read_bytes())
@@ -121,7 +124,7 @@ def test_names_variant_network_and_studies(folder):
 
 
 def test_position_study_of_emcad_leaves_out_what_it_does_not_have(folder):
-    cells = write_plans(11, network="emcad", studies=["position"], encoder="pvt_v2_b0")
+    cells = write_plans(11, networks=["emcad"], studies=["position"], encoder="pvt_v2_b0")
     assert list(cells) == ["2d_emcad_noskip", "2d_emcad_replace"]
 
 
@@ -131,12 +134,12 @@ def test_3d_has_the_networks_that_exist_there(folder):
     assert set(cells) == {f"3d_fullres_{name}" for name in (*routings(), "init_random", "init_kaiming", "init_xavier")}
     for network in ("emcad", "paper-unet"):
         with pytest.raises(InputError, match="2D network"):
-            write_plans(11, "3d_fullres", network=network)
+            write_plans(11, "3d_fullres", networks=[network])
 
 
 def test_adds_to_its_own_plans_and_repeats_without_change(folder):
     write_plans(11, studies=["skip"])
-    write_plans(11, network="paper-unet", studies=["skip"])
+    write_plans(11, networks=["paper-unet"], studies=["skip"])
     both = load(folder)
     assert {"2d_both", "2d_paper_unet_both"} <= set(both["configurations"])
     stamp = (folder / "nnUNetXAttnResPlans.json").stat().st_mtime_ns
@@ -148,12 +151,12 @@ def test_adds_to_its_own_plans_and_repeats_without_change(folder):
 def test_the_plans_that_are_read_are_kept_also_where_the_case_of_a_name_does_not_count(folder, name):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(InputError, match="give another with --variants"):
-        write_plans(11, network="paper-unet", output_plans=name, overwrite=True)
+        write_plans(11, networks=["paper-unet"], output_plans=name, overwrite=True)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_nothing_is_overwritten_silently(folder, capsys):
-    write_plans(11, network="paper-unet", studies=["skip"])
+    write_plans(11, networks=["paper-unet"], studies=["skip"])
     path = folder / "nnUNetXAttnResPlans.json"
     before = path.read_bytes()
     arguments = ["plan", "11", "--network", "paper-unet", "--study", "skip", "--input-size", "64", "64"]
@@ -227,7 +230,7 @@ def test_what_does_not_build_is_not_written(folder):
         write_plans(11, studies=["skip"])
     assert len(caught.value.problems) == 4 and caught.value.problems[0].startswith("2d_baseline: AssertionError")
     with pytest.raises(InputError, match="pvt_v2_b0, pvt_v2_b1"):
-        write_plans(11, network="emcad", studies=["skip"], encoder="resnet")
+        write_plans(11, networks=["emcad"], studies=["skip"], encoder="resnet")
     assert not list(folder.glob("nnUNetXAttnRes*"))
 
 
@@ -261,8 +264,8 @@ def test_network_of_somebody_else(folder):
     (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
     with pytest.raises(InputError, match=r"their\.Network"):
         write_plans(11)
-    assert "2d_paper_unet_both" in write_plans(11, network="paper-unet")  # which takes nothing from it
+    assert "2d_paper_unet_both" in write_plans(11, networks=["paper-unet"])  # which takes nothing from it
 
 
 def test_studies_are_the_papers():
-    assert list(STUDIES) == ["skip", "position", "init", "backbone"]
+    assert list(STUDIES) == ["skip", "position", "init", "backbone", "table2"]
