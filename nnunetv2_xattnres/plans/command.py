@@ -15,33 +15,31 @@ from nnunetv2_xattnres.plans.studies import make_variants
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``plan``."""
-    parser.add_argument("dataset", metavar="DATASET", help="number or name, e.g. 11 or Dataset011_ClinicDB")
-    parser.add_argument(
-        "-c", "--configuration", nargs="+", default=["2d"], metavar="NAME",
-        help="configurations that the variants inherit from (default: 2d)",
-    )  # fmt: skip
-    parser.add_argument("-p", "--plans", default="nnUNetPlans", metavar="NAME", help="plans to read (nnUNetPlans)")
-    parser.add_argument(
-        "--variants", metavar="NAME", help=f"plans to write or to add to, in the same folder ({VARIANT_PLANS})"
-    )
+    parser.add_argument("dataset", metavar="DATASET", help="number or name of the data set, such as 11")
+    text = "configurations to vary (default: 2d)"
+    parser.add_argument("-c", "--configuration", nargs="+", default=["2d"], metavar="NAME", help=text)
+    base, variants = (f"(default: {name})" for name in ("nnUNetPlans", VARIANT_PLANS))
+    parser.add_argument("-p", "--plans", default="nnUNetPlans", metavar="NAME", help=f"base plans {base}")
+    parser.add_argument("--variants", metavar="NAME", help=f"plans with the variants, to write or extend {variants}")
     parser.add_argument("-o", "--output", dest="former_variants", help=argparse.SUPPRESS)
-    parser.add_argument("--network", choices=list(NETWORKS), help="default: the network that the plans name")
+    parser.add_argument("--network", choices=list(NETWORKS), help="network to vary (default: that of the base plans)")
     parser.add_argument(
         "--study", nargs="+", default=["all"], metavar="STUDY",
-        help=f"{', '.join(STUDIES)} or all (default); backbone adds EMCAD and the paper's U-Net where the data is 2D",
+        help=f"studies: {', '.join(STUDIES)} or all; backbone adds EMCAD and the paper's U-Net in 2D (default: all)",
     )  # fmt: skip
+    text = "EMCAD's encoder, pvt_v2_b0 to pvt_v2_b5 (default: pvt_v2_b2)"
+    parser.add_argument("--encoder", default="pvt_v2_b2", metavar="NAME", help=text)
     parser.add_argument(
-        "--encoder", default="pvt_v2_b2", metavar="NAME", help="EMCAD's encoder, pvt_v2_b0 to pvt_v2_b5 (pvt_v2_b2)"
-    )
-    parser.add_argument(
-        "--encoder-weights", default="imagenet", metavar="WHAT",
-        help="what nnUNetTrainer_EMCAD loads into it: imagenet (default, from timm's hub), a file, or none",
+        "--encoder-weights", default="imagenet", metavar="WEIGHTS",
+        help="weights of EMCAD's encoder: imagenet (from timm's hub), a file, or none (default: imagenet)",
     )  # fmt: skip
     parser.add_argument(
         "--input-size", nargs=2, type=int, metavar=("H", "W"),
-        help="EMCAD and the paper's U-Net resize their input to this size and their output back",
+        help="height and width in pixels, to which EMCAD and the paper's U-Net resize inputs (default: no resizing)",
     )  # fmt: skip
-    parser.add_argument("--overwrite", action="store_true", help="replace existing plans to write, as a whole")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the plans with the variants, as a whole, if they exist"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
