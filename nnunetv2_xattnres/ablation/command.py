@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--gpus",
         type=int,
         metavar="N",
-        help="local: GPUs, each for one cell at a time, 0 for the CPU (default: all); slurm: GPUs per cell (default: 1)",
+        help="local: GPUs, one cell at a time on each, 0 for the CPU (default: all); slurm: GPUs per cell (default: 1)",
     )
     where.add_argument("--partition", metavar="NAME", help="slurm: partition (default: that of SLURM)")
     where.add_argument(
