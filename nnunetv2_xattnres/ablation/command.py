@@ -1,4 +1,4 @@
-"""``nnunetv2_xattnres ablate DATASET``: a grid of trainings with their scores, started again as often as needed."""
+"""``nnunetv2_xattnres ablate DATASET``: runs a grid of trainings with their scores, and continues it."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plan, run what is not complete, list the study and report it; 1 where a cell failed or was not completed."""
-    folder = (args.output or Path(f"ablation_{args.dataset}")).resolve()  # commands and jobs run from anywhere
+    """Plan a study, run its incomplete cells, list it and write its report; returns 1 if cells are not complete."""
+    folder = (args.output or Path(f"ablation_{args.dataset}")).resolve()  # commands and jobs run in other folders
     if args.status or args.report:
         study = Study.load(folder)
         if study is None:
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         from nnunetv2_xattnres.ablation.local import devices
 
-        devices(args.gpus)  # what is missing is said before anything is written
+        devices(args.gpus)  # missing GPUs are reported before anything is written
     study = _plan(args, folder)
     if args.dry_run:
         return int(FAILED in _show(study))
@@ -133,7 +133,7 @@ def _plan(args: argparse.Namespace, folder: Path) -> Study:
 
 
 def _take_former_option(args: argparse.Namespace) -> None:
-    """``-o PLANS`` meant ``--variants PLANS`` here, and people took it for the study's folder."""
+    """Accept ``-o PLANS``, the old name of ``--variants PLANS``, which users mistook for the study's folder."""
     name = args.former_variants
     if name is None:
         return
@@ -184,7 +184,7 @@ def _run_slurm(args: argparse.Namespace, study: Study, events: Events) -> None:
 
 
 def _show(study: Study) -> set[str]:
-    """List the cells; returns the states that there are."""
+    """List the cells; returns the set of their states."""
     seen = observe(study)
     print(table(seen))
     print(summary(seen))
