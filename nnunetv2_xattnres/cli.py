@@ -16,16 +16,16 @@ from nnunetv2_xattnres.system import escape_what_the_console_lacks
 
 # command: (module below nnunetv2_xattnres, help)
 COMMANDS: dict[str, tuple[str, str]] = {
-    "trainer-path": ("ext_trainer", "print the folder for nnUNet_extTrainer"),
-    "doctor": ("doctor", "check this installation and say what to type where something is missing"),
-    "demo": ("demo", "phantom data, training, prediction and score on the CPU in a few minutes"),
-    "convert": ("dataset_conversion.command", "convert a data set to nnU-Net raw format"),
-    "inspect": ("dataset_conversion.inspection", "check a converted data set, its splits and its masks"),
-    "plan": ("plans.command", "write a plans file with the ablation variants"),
-    "complexity": ("plans.complexity", "parameters, multiply-accumulates and memory of every network and routing"),
-    "evaluate": ("evaluation.command", "Dice, IoU and HD95 per class and case"),
-    "ablate": ("ablation.command", "run, resume and report a grid of trainings, locally or on SLURM"),
-    "bench": ("benchmark", "time and memory against the network without XAttnRes and the literal equations"),
+    "trainer-path": ("ext_trainer", "print the folder for the environment variable nnUNet_extTrainer"),
+    "doctor": ("doctor", "check the installation, and print what to type for each problem"),
+    "demo": ("demo", "train, predict and score on drawn images, in a few minutes on a CPU"),
+    "convert": ("dataset_conversion.command", "convert a data set to nnU-Net's raw format"),
+    "inspect": ("dataset_conversion.inspection", "check a raw data set: its cases, its splits and its masks"),
+    "plan": ("plans.command", "write a plans file with the variants of an ablation study"),
+    "complexity": ("plans.complexity", "count parameters, multiply-accumulates and memory of each network"),
+    "evaluate": ("evaluation.command", "compute Dice, IoU and HD95 per class and case"),
+    "ablate": ("ablation.command", "run or continue an ablation study, locally or on SLURM, and write its report"),
+    "bench": ("benchmark", "measure time and memory of networks with and without XAttnRes"),
 }
 
 # a full disk or quota, or one that is read-only, can stop any command that writes: never a fault of the program
@@ -35,10 +35,10 @@ FULL = {number for name in ("ENOSPC", "EDQUOT", "EROFS") if (number := getattr(e
 def build_parser(command: str | None) -> argparse.ArgumentParser:
     """The parser with every command listed, and the arguments of ``command`` filled in."""
     parser = argparse.ArgumentParser(
-        prog="nnunetv2_xattnres", description="XAttnRes for nnU-Net v2: learned routing between stages."
+        prog="nnunetv2_xattnres", description="XAttnRes for nnU-Net v2: each stage reads all earlier stages."
     )
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, help="COMMAND -h: its options")
     for name, (module, text) in COMMANDS.items():
         sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         if name == command:

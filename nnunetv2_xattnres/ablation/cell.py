@@ -1,4 +1,4 @@
-"""One cell from training to scores, continued from wherever it was left."""
+"""Runs one cell from training to scores, and continues one that was interrupted."""
 
 from __future__ import annotations
 
@@ -37,35 +37,35 @@ from nnunetv2_xattnres.nnunet_layout import DEBUG, TEST_IMAGES, VALIDATION
 from nnunetv2_xattnres.plans.files import read_dataset_json, read_plans
 
 ELSEWHERE = "elsewhere"
-# commands that only look at a cell are in the way for a moment
+# commands that only test the lock hold it for a moment
 PATIENCE_SECONDS = 3.0
-# between two notes of the hours, so that a kill loses no more
+# interval at which the hours are written: a kill loses no more
 NOTE_SECONDS = 60.0
 _PACKAGES = ("nnunetv2", "torch", "nnunetv2-xattnres")
 
 
 def lock_of(study: Study, cell: Cell) -> Lock:
-    """The lock that a cell is worked on under."""
+    """The lock that a process must hold to work on a cell."""
     return Lock(study.cell_folder(cell) / "cell.lock")
 
 
 def run_cell(study: Study, cell: Cell, device: Device, stop: Event, started: Callable[[], None] = lambda: None) -> str:
-    """Train, predict and score one cell, unless that is done or somebody else is at it.
+    """Train, predict and score one cell, unless it is complete or another process works on it.
 
     Args:
         study: The study, saved.
         cell: One of its cells.
         device: What to run on.
-        stop: Ends the work, to be continued by a later call.
-        started: Called once the cell is ours.
+        stop: Stops the work when set; a later call continues it.
+        started: Called once this process holds the cell's lock.
 
     Returns:
-        The cell's new state, or :data:`ELSEWHERE` where another process holds it. A failure is a state and its reason
-        in ``cell.json``, never an exception.
+        The cell's new state, or :data:`ELSEWHERE` if another process holds it. A failure is a state with its reason in
+        ``cell.json``, never an exception.
 
     Raises:
-        InputError, OSError: the lock or ``cell.json`` cannot be read or written, such as on a full disk. Other cells
-            can go on.
+        InputError, OSError: the lock or ``cell.json`` cannot be read or written, for example on a full disk. Other
+            cells can continue.
     """
     lock = lock_of(study, cell)
     if not lock.acquire(PATIENCE_SECONDS):
@@ -85,7 +85,7 @@ def is_complete(study: Study, cell: Cell) -> bool:
 
 
 class _Work:
-    """The steps of one cell, with the record of what was run."""
+    """The steps of one cell, and the record of its commands."""
 
     def __init__(self, study: Study, cell: Cell, device: Device, stop: Event, lock: Lock) -> None:
         self.study, self.cell, self.device, self.stop, self.lock = study, cell, device, stop, lock
@@ -110,9 +110,9 @@ class _Work:
             self.steps()
         except Stopped:
             return self.end(PENDING, interrupted=_now())
-        except Exception as error:  # whatever it is, the other cells go on
+        except Exception as error:  # the other cells continue, whatever the error
             return self.fail(error)
-        except BaseException:  # a signal handler of the cluster's ends this process: leave it to be continued
+        except BaseException:  # the cluster's signal handler ends this process: a later start continues
             self.end(PENDING, interrupted=_now())
             raise
         return self.end(COMPLETE)
@@ -133,11 +133,11 @@ class _Work:
             reference = validation_labels(self.study)
             self.copy_validation(predictions)
         self.execute(evaluate_command(self.study, self.cell, reference, part=test is None))
-        self.check()  # nnU-Net reads the split again to validate
+        self.check()  # nnU-Net reads the split again for the validation
         self.update(reference=str(reference), predicted=TEST_IMAGES if test else VALIDATION)
 
     def check(self) -> None:
-        """See that the cell is still comparable to the others."""
+        """Check that the cell is still comparable to the others."""
         if self.study.digests:
             check_unchanged(self.study, read_plans(self.study.dataset, self.study.plans), [self.cell.configuration])
 
@@ -155,7 +155,7 @@ class _Work:
             raise CommandFailed(f"{command[0]} {reason(code, log)}")
 
     def copy_validation(self, predictions: Path) -> None:
-        """nnU-Net has predicted the fold's validation cases at the end of the training."""
+        """Copy the predictions of the validation cases, which nnU-Net made at the end of the training."""
         ending = read_dataset_json(self.study.dataset)["file_ending"]
         predictions.mkdir(parents=True)
         for path in sorted((self.study.fold_folder(self.cell) / VALIDATION).glob(f"*{ending}")):
@@ -171,9 +171,9 @@ class _Work:
         return f"{count}{debug['gpu_name']}" if self.device.gpus and "gpu_name" in debug else str(self.device)
 
     def note(self) -> None:
-        """Write the hours down, now and then."""
+        """Write the hours to ``cell.json`` at intervals."""
         if monotonic() - self.noted >= NOTE_SECONDS:
-            with suppress(InputError):  # a file system that is away for a moment is no reason to end a training
+            with suppress(InputError):  # a file system that fails for a moment must not end a training
                 self.update()
 
     def update(self, **values: Any) -> None:

@@ -1,4 +1,4 @@
-"""``nnunetv2_xattnres ablate DATASET``: a grid of trainings with their scores, started again as often as needed."""
+"""``nnunetv2_xattnres ablate DATASET``: runs a grid of trainings with their scores, and continues it."""
 
 from __future__ import annotations
 
@@ -20,64 +20,71 @@ from nnunetv2_xattnres.system import interrupt, told_of
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``ablate``."""
-    parser.add_argument("dataset", metavar="DATASET", help="number or name of a preprocessed data set")
+    parser.add_argument("dataset", metavar="DATASET", help="number or name of the preprocessed data set, such as 11")
     grid = parser.add_argument_group("what to run")
+    text = f"studies: {', '.join(STUDIES)} or all (default: skip)"
+    grid.add_argument("--study", nargs="+", default=["skip"], metavar="STUDY", help=text)
     grid.add_argument(
-        "--study", nargs="+", default=["skip"], metavar="STUDY", help=f"{', '.join(STUDIES)} or all; default skip"
+        "--folds", nargs="+", default=["0"], metavar="FOLD", help="folds, as in 0 1 2, or all (default: 0)"
     )
-    grid.add_argument("--folds", nargs="+", default=["0"], metavar="FOLD", help="such as 0 1 2, or all; default 0")
-    grid.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N-1 for each cell; default 3")
-    grid.add_argument("--trainer", default=TRAINER, metavar="NAME", help="default %(default)s")
-    grid.add_argument("-c", "--configuration", default="2d", help="configuration to vary; default %(default)s")
-    grid.add_argument("-p", "--plans", default="nnUNetPlans", help="plans that hold it; default %(default)s")
+    grid.add_argument("--seeds", type=int, default=3, metavar="N", help="train with the seeds 0 to N-1 (default: 3)")
+    grid.add_argument("--trainer", default=TRAINER, metavar="NAME", help="nnU-Net trainer (default: %(default)s)")
+    grid.add_argument("-c", "--configuration", default="2d", metavar="NAME", help="configuration to vary (default: 2d)")
+    grid.add_argument("-p", "--plans", default="nnUNetPlans", metavar="NAME", help="base plans (default: nnUNetPlans)")
     grid.add_argument(
-        "--variants", metavar="PLANS", help=f"plans with the variants, written where missing; default {VARIANT_PLANS}"
+        "--variants", metavar="NAME", help=f"plans with the variants, to write or extend (default: {VARIANT_PLANS})"
     )
     grid.add_argument("-o", dest="former_variants", help=argparse.SUPPRESS)
     grid.add_argument(
         "--network", nargs="+", choices=[*NETWORKS, "all"], metavar="NAME",
-        help=f"{', '.join(NETWORKS)}, or all; default the network that the plans name",
+        help=f"{', '.join(NETWORKS)} or all (default: that of the base plans)",
     )  # fmt: skip
-    grid.add_argument("--output", type=Path, metavar="FOLDER", help="the study's folder; default ablation_DATASET")
+    grid.add_argument("--output", type=Path, metavar="FOLDER", help="folder of the study (default: ablation_DATASET)")
     grid.add_argument(
-        "--convention", choices=("nnunet", "transunet"), default="nnunet", help="of the scores; default %(default)s"
+        "--convention", choices=("nnunet", "transunet"), default="nnunet", help="as in evaluate (default: nnunet)"
     )
     where = parser.add_argument_group("where to run it")
-    where.add_argument("--executor", choices=("local", "slurm"), default="local", help="default %(default)s")
+    where.add_argument("--executor", choices=("local", "slurm"), default="local", help="where to run (default: local)")
     where.add_argument(
         "--gpus",
         type=int,
         metavar="N",
-        help="local: GPUs to use, one per cell at a time (default all; 0: CPU); slurm: GPUs per cell",
+        help="local: GPUs, one cell at a time on each, 0 for the CPU (default: all); slurm: GPUs per cell (default: 1)",
     )
-    where.add_argument("--partition", help="slurm: partition")
-    where.add_argument("--time", type=int, default=1440, metavar="MINUTES", help="slurm: limit of a job; default a day")
-    where.add_argument("--memory", metavar="SIZE", help="slurm: such as 32G")
+    where.add_argument("--partition", metavar="NAME", help="slurm: partition (default: that of SLURM)")
     where.add_argument(
-        "--cpus", type=int, default=8, metavar="N", help="slurm: CPU cores per cell; default %(default)s"
+        "--time", type=int, default=1440, metavar="MINUTES", help="slurm: time limit of a job (default: 1440)"
+    )
+    where.add_argument("--memory", metavar="SIZE", help="slurm: memory per job, such as 32G (default: that of SLURM)")
+    where.add_argument(
+        "--cpus", type=int, default=8, metavar="N", help="slurm: CPU cores per cell (default: %(default)s)"
     )
     where.add_argument(
         "--sbatch",
         action="append",
         default=[],
         metavar="OPTION",
-        help="slurm: another option, such as account=lab; repeatable",
+        help="slurm: further option of sbatch, such as account=lab; may be given several times",
     )
-    where.add_argument("--detach", action="store_true", help="slurm: submit and return")
+    where.add_argument("--detach", action="store_true", help="slurm: submit the jobs and return")
     where.add_argument(
-        "--poll", type=float, default=15, metavar="SECONDS", help="slurm: seconds between two looks at the queue"
+        "--poll",
+        type=float,
+        default=15,
+        metavar="SECONDS",
+        help="slurm: interval between queries (default: 15)",
     )
     other = parser.add_argument_group("instead of running")
     other.add_argument("--status", action="store_true", help="list the cells and their states")
-    other.add_argument("--dry-run", action="store_true", help="check and list the study, write nothing")
+    other.add_argument("--dry-run", action="store_true", help="check and list the study, and write nothing")
     other.add_argument(
-        "--report", action="store_true", help="write the report of the cells that are complete (every run ends with it)"
+        "--report", action="store_true", help="write the report of the complete cells, as every run does at its end"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plan, run what is not complete, list the study and report it; 1 where a cell failed or was not completed."""
-    folder = (args.output or Path(f"ablation_{args.dataset}")).resolve()  # commands and jobs run from anywhere
+    """Plan a study, run its incomplete cells, list it and write its report; returns 1 if cells are not complete."""
+    folder = (args.output or Path(f"ablation_{args.dataset}")).resolve()  # commands and jobs run in other folders
     if args.status or args.report:
         study = Study.load(folder)
         if study is None:
@@ -93,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         from nnunetv2_xattnres.ablation.local import devices
 
-        devices(args.gpus)  # what is missing is said before anything is written
+        devices(args.gpus)  # missing GPUs are reported before anything is written
     study = _plan(args, folder)
     if args.dry_run:
         return int(FAILED in _show(study))
@@ -129,7 +136,7 @@ def _plan(args: argparse.Namespace, folder: Path) -> Study:
 
 
 def _take_former_option(args: argparse.Namespace) -> None:
-    """``-o PLANS`` meant ``--variants PLANS`` here, and people took it for the study's folder."""
+    """Accept ``-o PLANS``, the old name of ``--variants PLANS``, which users mistook for the study's folder."""
     name = args.former_variants
     if name is None:
         return
@@ -180,7 +187,7 @@ def _run_slurm(args: argparse.Namespace, study: Study, events: Events) -> None:
 
 
 def _show(study: Study) -> set[str]:
-    """List the cells; returns the states that there are."""
+    """List the cells; returns the set of their states."""
     seen = observe(study)
     print(table(seen))
     print(summary(seen))

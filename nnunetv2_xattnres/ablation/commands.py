@@ -1,4 +1,4 @@
-"""The stock commands of a cell, as a user would type them, and their environment."""
+"""The stock commands of a cell, as a user would type them, and their environment variables."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ from nnunetv2_xattnres.nnunet_layout import (
 
 @dataclass(frozen=True)
 class Device:
-    """What a cell runs on.
+    """The device that a cell runs on.
 
     Args:
-        gpus: How many GPUs; 0 is the CPU, more than one is nnU-Net's own DDP.
+        gpus: Number of GPUs; 0 is the CPU, more than one uses nnU-Net's own DDP.
         visible: ``CUDA_VISIBLE_DEVICES`` for its commands; ``None`` leaves the variable alone (SLURM sets it).
     """
 
@@ -56,7 +56,7 @@ class Device:
 
 
 def environment(study: Study, cell: Cell, device: Device) -> dict[str, str]:
-    """The variables that a cell's commands need beside those of the shell."""
+    """The variables that a cell's commands need in addition to those of the shell."""
     hooks = [str(HOOK_FOLDER), *os.environ.get(HOOK, "").split(os.pathsep)]
     variables = {
         RESULTS: str(study.results(cell)),
@@ -69,9 +69,9 @@ def environment(study: Study, cell: Cell, device: Device) -> dict[str, str]:
 
 
 def executable(name: str) -> str:
-    """The command of that name beside this Python, or on the path."""
+    """The path of the command ``name``: beside this Python, or on the search path."""
     here = Path(sys.executable).parent
-    # conda on Windows keeps commands in a folder of their own; `which` knows that they end with .exe there
+    # conda on Windows keeps commands in a separate folder; `which` adds the ending .exe there
     beside = os.pathsep.join(str(folder) for folder in (here, here / "Scripts"))
     found = shutil.which(name, path=beside) or shutil.which(name)
     if found is None:
@@ -80,28 +80,30 @@ def executable(name: str) -> str:
 
 
 def as_typed(command: list[str], variables: Mapping[str, str]) -> str:
-    """One line that a shell runs, variables first."""
+    """The command as one shell line, variables first."""
     words = [f"{key}={shlex.quote(value)}" for key, value in variables.items()]
     return " ".join([*words, shlex.join(command)])
 
 
 def usable_checkpoint(fold_folder: Path) -> Path | None:
-    """The checkpoint that ``--c`` continues from, ``None`` where there is none.
+    """The checkpoint that ``--c`` continues from, or ``None``.
 
-    nnU-Net writes checkpoints in place: one that was cut off by a kill would stop every later start, so it is renamed
-    to ``*.damaged`` and the next one is taken.
+    nnU-Net writes checkpoints in place. A kill can cut one off, and it would then stop every later start. Such a file
+    is renamed to ``*.damaged``, and the next checkpoint is used.
     """
     for name in (FINAL, LATEST, BEST):
         checkpoint = fold_folder / name
         if checkpoint.is_file():
-            if zipfile.is_zipfile(checkpoint):  # torch's files are zip archives, whose table is written last
+            if zipfile.is_zipfile(
+                checkpoint
+            ):  # torch's files are zip archives; their table of contents is written last
                 return checkpoint
             checkpoint.replace(checkpoint.with_suffix(".damaged"))
     return None
 
 
 def train_command(study: Study, cell: Cell, device: Device) -> list[str] | None:
-    """Train, continue, or only validate, by what is there already; ``None`` where all of it is done."""
+    """The command that trains, continues, or only validates, whichever is left to do; ``None`` if nothing is left."""
     folder = study.fold_folder(cell)
     checkpoint = usable_checkpoint(folder)
     finished = checkpoint is not None and checkpoint.name == FINAL
@@ -117,24 +119,24 @@ def train_command(study: Study, cell: Cell, device: Device) -> list[str] | None:
 
 
 def predict_command(study: Study, cell: Cell, device: Device, images: Path) -> list[str]:
-    """Predict the test images."""
+    """The command that predicts the test images."""
     output = str(study.cell_folder(cell) / "predictions")
     command = ["nnUNetv2_predict", "-d", study.dataset, "-i", str(images), "-o", output]
     command += ["-f", str(cell.fold), "-tr", cell.trainer, "-c", cell.configuration, "-p", study.plans]
     command += ["-device", device.flag]
-    # nnU-Net's default of three workers each would take the cores from the network where that computes on them
+    # on a CPU, nnU-Net's default of three workers each would take the cores from the network
     return [*command, "-npp", "1", "-nps", "1"] if device.flag == "cpu" else command
 
 
 def evaluate_command(study: Study, cell: Cell, reference: Path, part: bool) -> list[str]:
-    """Score the predictions; ``part`` where the reference folder holds more cases than were predicted."""
+    """The command that scores the predictions; ``part`` if some reference cases were not predicted."""
     command = ["nnunetv2_xattnres", "evaluate", str(reference), str(study.cell_folder(cell) / "predictions")]
     command += ["--json", str(study.scores_file(cell)), "--convention", study.convention, "--overwrite"]
     return [*command, "--predicted-only"] if part else command
 
 
 def test_set(study: Study) -> tuple[Path, Path] | None:
-    """``imagesTs`` and ``labelsTs`` where both have files; else ``None``, and the fold's validation cases count."""
+    """``imagesTs`` and ``labelsTs`` if both have files, else ``None``: then the validation cases are scored."""
     raw = Path(os.environ.get(RAW, "")) / study.dataset
     images, labels = raw / TEST_IMAGES, raw / TEST_LABELS
     if all(folder.is_dir() and any(folder.iterdir()) for folder in (images, labels)):
@@ -143,5 +145,5 @@ def test_set(study: Study) -> tuple[Path, Path] | None:
 
 
 def validation_labels(study: Study) -> Path:
-    """The reference masks that nnU-Net's preprocessing keeps."""
+    """The folder of reference masks that nnU-Net's preprocessing keeps."""
     return variable_folder(PREPROCESSED) / study.dataset / REFERENCES

@@ -1,4 +1,4 @@
-"""Digests of everything that makes a study's cells comparable: plans, split, labels, images and test set."""
+"""Digests of everything that must not change within a study: plans, split, labels, images and test set."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ CHUNK = 1 << 20  # bytes at a time
 
 
 def digests(plans: dict[str, Any], configurations: Iterable[str]) -> dict[str, str]:
-    """Name to the digest of everything that a configuration holds and inherits; those not in the plans are left out."""
+    """Configuration name to the digest of all its entries, also inherited ones; names not in the plans are left out."""
     return {
         name: _digest(resolve(plans, name)) for name in dict.fromkeys(configurations) if name in plans["configurations"]
     }
 
 
 def data_digests(study: Study, plans: dict[str, Any], configurations: Iterable[str]) -> dict[str, str]:
-    """What the cells share besides their configurations, each with its digest; what does not exist is left out.
+    """Digests of the data that the cells share; data that do not exist are left out.
 
-    JSON files and masks count by their content. Images count by their names and sizes: a data set may hold hundreds of
-    gigabytes, and compressed images that differ rarely have the same size.
+    For JSON files and masks, the content counts. For images, names and sizes count, because a data set can have
+    hundreds of gigabytes, and different compressed images rarely have the same size.
 
     Args:
-        study: The study; its folds are those of its cells.
+        study: The study, whose cells name the folds.
         plans: Content of its plans file.
         configurations: Configurations of its cells.
     """
     preprocessed = Path(study.dataset_json).parent
-    # names and the list of configurations do not matter to a training
+    # names and the list of configurations do not affect a training
     general = {key: value for key, value in plans.items() if key not in ("configurations", "plans_name", "xattnres")}
     found = {"plans outside of the configurations": _digest(general)}
     if (description := read_object(Path(study.dataset_json))) is not None:
@@ -60,12 +60,12 @@ def data_digests(study: Study, plans: dict[str, Any], configurations: Iterable[s
 
 
 def check_unchanged(study: Study, plans: dict[str, Any], configurations: Iterable[str]) -> None:
-    """Stop if anything that the cells share is not what it was when the study was planned.
+    """Stop if shared data have changed since the study was planned.
 
-    What a study of an earlier version kept no digest of passes.
+    Data without a digest pass: studies of earlier versions lack some.
 
     Raises:
-        InputError: with a line for each.
+        InputError: something has changed; the message has one line per change.
     """
     known = {name: study.digests[name] for name in configurations if name in study.digests}
     now = digests(plans, known)
@@ -100,7 +100,7 @@ def _digest(content: Any) -> str:
 
 
 def _sizes(folder: Path) -> str:
-    """Of names and sizes. ``.npy`` files are left out: nnU-Net unpacks them from ``.npz`` when it trains."""
+    """Digest of names and sizes, without ``.npy`` files, which nnU-Net unpacks from ``.npz`` when it trains."""
     if not folder.is_dir():
         return "none"
     with os.scandir(folder) as entries:

@@ -19,7 +19,7 @@ class Cell:
         configuration: Configuration of the plans file, such as ``2d_replace``.
         variant: Its routing, such as ``replace``.
         network: Key of :data:`~nnunetv2_xattnres.catalogue.NETWORKS`.
-        study: The studies that it belongs to, such as ``("skip", "position")``.
+        study: The studies to which the cell belongs, such as ``("skip", "position")``.
         trainer: nnU-Net trainer that trains it.
         fold: Fold of ``splits_final.json``, or ``all``.
         seed: Value of ``XATTNRES_SEED``.
@@ -52,13 +52,13 @@ class Cell:
 def expand(
     configurations: Mapping[str, Mapping[str, Any]], trainer: str, folds: Sequence[int | str], seeds: Iterable[int]
 ) -> list[Cell]:
-    """All cells, seed by seed: a study that is stopped early has compared every variant already.
+    """All cells, seed by seed: so a study that is stopped early has already compared every variant.
 
     Args:
-        configurations: Name to ``{"variant", "network", "studies"}``, as the plans command returns it.
-        trainer: Trainer of all cells; networks with a recipe of their own take the trainer of the catalogue.
+        configurations: Name to ``{"variant", "network", "studies"}``, as :func:`make_variants` finds them.
+        trainer: Trainer of all cells, except for networks to which the catalogue gives their own trainer.
         folds: Folds to train.
-        seeds: Seeds to train each with.
+        seeds: Seeds with which each configuration is trained.
     """
 
     trainers = {key: network.trainers.get(trainer, trainer) for key, network in NETWORKS.items()}
@@ -71,10 +71,10 @@ def expand(
 
 
 def parse_folds(values: Sequence[str]) -> list[int | str]:
-    """``0 1``, also written ``0,1``, or ``all`` as a list.
+    """The folds as a list: ``0 1``, also written ``0,1``, or ``all``.
 
     Raises:
-        InputError: something else, with what was given.
+        InputError: a value is neither a number nor ``all``.
     """
     folds: list[int | str] = []
     for name in parse_names(values, "--folds"):

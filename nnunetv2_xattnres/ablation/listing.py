@@ -1,4 +1,4 @@
-"""A study on the terminal: one line for each event while it runs, and a table of its cells."""
+"""Prints a study on the terminal: one line per event while it runs, and a table of its cells."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def summary(observations: Sequence[Observation]) -> str:
 
 
 def table(observations: Sequence[Observation], width: int | None = None) -> str:
-    """The cells with their state, mean Dice, time and what else there is to say, cut to the terminal's width."""
+    """The cells with state, mean Dice, time and further details, cut to the terminal's width."""
     width = width or shutil.get_terminal_size((120, 24)).columns
     header = ("cell", "state", "Dice", "time", "")
     rows = [
@@ -60,7 +60,7 @@ def table(observations: Sequence[Observation], width: int | None = None) -> str:
 
 
 class Events:
-    """Prints what happens to each cell, one line each, from any thread.
+    """Prints the events of the cells, one line per event, from any thread.
 
     Args:
         total: Cells in the study.

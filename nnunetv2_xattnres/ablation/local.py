@@ -1,4 +1,4 @@
-"""Runs cells on this machine, one at a time on each GPU, or one at a time on the CPU."""
+"""Runs cells on this machine: one cell at a time on each GPU, or on the CPU."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def devices(gpus: int | None) -> list[Device]:
     """One device for each cell that runs at the same time.
 
     Args:
-        gpus: How many GPUs to use; ``None`` is all there are, 0 the CPU.
+        gpus: Number of GPUs to use; ``None`` is all of them, 0 is the CPU.
 
     Raises:
-        InputError: more than there are, or a negative number.
+        InputError: the number is negative, or the machine has fewer GPUs.
     """
     there = visible_gpus()
     if gpus is not None and not 0 <= gpus <= len(there):
@@ -49,16 +49,16 @@ def devices(gpus: int | None) -> list[Device]:
 
 
 def run_local(study: Study, cells: list[Cell], where: list[Device], events: Events, stop: Event) -> None:
-    """Run cells until each is complete or failed; a cell that another start holds is waited for.
+    """Run cells until each is complete or failed; waits for cells that another start works on.
 
     Args:
         study: The study, saved.
         cells: The cells to run, in order.
         where: Devices; each works on one cell at a time.
-        events: Told what happens.
-        stop: Set by this function when it is interrupted, or by others to end it; cells end as to be continued.
+        events: Prints the events.
+        stop: Stops all cells, so that a later start can continue them. This function sets it if it is interrupted.
 
-    A cell whose files cannot be written is reported and left; the others go on.
+    A cell whose files cannot be written is reported and skipped; the others continue.
     """
     waiting, free = deque(cells), deque(where)
     held: set[Cell] = set()
@@ -83,7 +83,7 @@ def run_local(study: Study, cells: list[Cell], where: list[Device], events: Even
                             held.discard(cell)
                             tell_end(study, cell, state, events)
                             continue
-                    except (InputError, OSError) as error:  # such as a full disk; the other cells go on
+                    except (InputError, OSError) as error:  # such as a full disk; the other cells continue
                         held.discard(cell)
                         text = " ".join(str(error).split())
                         events.say(cell, f"FAILED, and its files cannot be read or written: {text}")
@@ -95,11 +95,11 @@ def run_local(study: Study, cells: list[Cell], where: list[Device], events: Even
                     if len(waiting) <= len(held):
                         time.sleep(POLL_SECONDS)
         finally:
-            stop.set()  # on Ctrl-C or an error: the pool's exit then waits for the cells to end in order
+            stop.set()  # on Ctrl-C or an error: the pool's exit then waits until the cells have stopped
 
 
 def tell_end(study: Study, cell: Cell, state: str, events: Events) -> None:
-    """Say how a cell ended."""
+    """Print how a cell ended."""
     record = study.read_state(cell)
     if state == COMPLETE:
         dice = study.dice(cell)

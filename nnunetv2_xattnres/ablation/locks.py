@@ -1,9 +1,8 @@
-"""One lock per cell, held by whoever works on it and by the commands that it started.
+"""One lock per cell. The process that works on the cell holds it, and so do the commands that this process started.
 
-The operating system drops such a lock when the last of these processes ends, however it ended: there is nothing to
-clean up, and a training whose parent was killed still guards its cell. Systems without ``fcntl`` (Windows) have no
-locks that a command can inherit: there, the lock of ``filelock`` guards a cell as long as the process that started it
-lives.
+The operating system releases the lock when the last of these processes has ended, even if it was killed. So there is
+nothing to clean up, and a training whose parent was killed still locks its cell. Without ``fcntl`` (on Windows),
+commands cannot inherit a lock: there, a lock of ``filelock`` lasts as long as the process that started the cell.
 """
 
 from __future__ import annotations
@@ -23,28 +22,28 @@ except ImportError:  # Windows
 
 _NO_LOCKS_HERE = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 _RETRY_SECONDS = 0.1
-_CLOSE_ON_EXEC = getattr(os, "O_CLOEXEC", 0)  # where it is missing, Python's descriptors are not inherited either
+_CLOSE_ON_EXEC = getattr(os, "O_CLOEXEC", 0)  # missing on Windows, where descriptors are not inherited
 
 
 class Lock:
     """A lock on a file.
 
     Args:
-        path: The lock's file; it is made by whoever takes the lock.
+        path: The lock's file; :meth:`acquire` creates it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.descriptor: int | None = None  # for commands to inherit; stays None where that is not possible
+        self.descriptor: int | None = None  # commands inherit it; None where that is not possible
         self._portable: BaseFileLock | None = None
 
     def acquire(self, seconds: float = 0.0) -> bool:
-        """Take the lock; ``False`` where somebody else still holds it after ``seconds``.
+        """Take the lock; returns ``False`` if another process still holds it after ``seconds``.
 
-        On a file system without locks this always succeeds: there, two starts at the same moment are not kept apart.
+        On a file system without locks this always succeeds, so two starts at the same moment are not kept apart there.
 
         Raises:
-            OSError: the file cannot be made or opened.
+            OSError: the file cannot be created or opened.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         end = monotonic() + seconds
@@ -75,7 +74,7 @@ class Lock:
         return taken
 
     def release(self) -> None:
-        """Give this process's hold up; commands that were given the descriptor keep theirs."""
+        """Release the lock of this process; commands that inherited the descriptor keep it."""
         if self.descriptor is not None:
             os.close(self.descriptor)
         self.descriptor = None
@@ -84,10 +83,10 @@ class Lock:
         self._portable = None
 
     def held(self) -> bool:
-        """Whether anybody holds the lock now.
+        """Whether any process holds the lock now.
 
-        With ``fcntl`` this takes a shared lock for a moment: read permission suffices, and two tests at the same time
-        do not disturb each other. Without it, this takes the lock itself for a moment.
+        With ``fcntl``, this takes a shared lock for a moment: read permission suffices, and concurrent tests do not
+        disturb each other. Without it, this takes the lock itself for a moment.
 
         Raises:
             OSError: the file cannot be opened.
@@ -125,12 +124,12 @@ class Lock:
 
 
 def _portable(path: Path) -> BaseFileLock:
-    # not per thread: a lock may be given up by another thread than the one that took it
+    # not per thread: one thread may take the lock and another release it
     return FileLock(path, thread_local=False)
 
 
 def _flock(descriptor: int, exclusive: bool) -> bool:
-    """Lock an open file at once; ``False`` where another lock is in the way."""
+    """Lock an open file without waiting; ``False`` if another lock prevents it."""
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
     except BlockingIOError:

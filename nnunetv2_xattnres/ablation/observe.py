@@ -1,4 +1,4 @@
-"""What the files of a study say about its cells now: for the listing, and for deciding what to run."""
+"""Reads the present state of a study's cells from its files, its locks and the queue of SLURM."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.json_files import read_object, write_json
 from nnunetv2_xattnres.nnunet_layout import last_epoch
 
-# a controller that is busy or restarts is back after moments
+# a busy or restarting controller answers again after some seconds
 SQUEUE_SECONDS, SQUEUE_WAITS = 20, (1.0, 4.0)
 QUEUED, INTERRUPTED = "queued", "interrupted"
-# a job is 123, 123_4 of an array or 123+1 of a heterogeneous one; squeue also prints blank lines and headings
+# a job number is 123, 123_4 (array) or 123+1 (heterogeneous); squeue also prints blank lines and headings
 _JOB = re.compile(r"(\d[\d_+\[\]%,-]*)\s+([A-Z][A-Z_]+)(?:\s+(\S.*?))?\s*")
 
 
 @dataclass(frozen=True)
 class Observation:
-    """One cell as it is now.
+    """One cell and its present state.
 
     Args:
         cell: The cell.
         state: ``pending``, ``queued``, ``running``, ``interrupted``, ``failed`` or ``complete``.
         record: Content of its ``cell.json``.
-        job: Its SLURM job, where that is in the queue or running.
+        job: Its SLURM job, if it is in the queue or running.
         dice: Mean Dice of a complete cell.
-        detail: What else a reader wants to know: the epoch, the error, where it runs.
+        detail: Further information: the epoch, the error, or the place where it runs.
     """
 
     cell: Cell
@@ -50,11 +50,11 @@ class Observation:
 
 @dataclass(frozen=True)
 class Job:
-    """A SLURM job that is not over.
+    """A SLURM job that has not ended.
 
     Args:
         state: Such as ``PENDING``, ``RUNNING`` or ``COMPLETING``.
-        name: Its name, empty if squeue gave none.
+        name: Its name; empty if squeue does not print it.
     """
 
     state: str
@@ -66,11 +66,11 @@ def observe(study: Study, jobs: Mapping[str, Job] | None = None) -> list[Observa
 
     Args:
         study: The study.
-        jobs: SLURM jobs that are not over; ``None`` asks the cluster, if a cell that is not complete was submitted to
-            it, or was about to be.
+        jobs: SLURM jobs that have not ended. ``None`` queries the cluster if an incomplete cell was, or perhaps was,
+            submitted to it.
 
     Raises:
-        InputError: the cluster was asked and does not answer.
+        InputError: the cluster does not answer.
     """
     submitted = {cell: read_object(job_file(study, cell)) for cell in study.cells}
     if jobs is None:
@@ -80,18 +80,18 @@ def observe(study: Study, jobs: Mapping[str, Job] | None = None) -> list[Observa
     found = []
     for cell, noted in submitted.items():
         number = (noted or {}).get("job")
-        # sbatch may have accepted a job and not have said so
+        # sbatch may have accepted a job although its answer was lost
         found.append(_observe(study, cell, number if number in jobs else by_name.get(job_name(study, cell)), jobs))
     return found
 
 
 def job_file(study: Study, cell: Cell) -> Path:
-    """Where the SLURM job that a cell was last submitted as is noted."""
+    """The file with the number of the SLURM job as which a cell was last submitted."""
     return study.cell_folder(cell) / "slurm.json"
 
 
 def note_job(study: Study, cell: Cell, number: str | None) -> None:
-    """Note the job that a cell was submitted as; ``None`` before it is submitted.
+    """Write the number of a cell's job to its file; ``None`` marks a cell just before it is submitted.
 
     Raises:
         InputError: it cannot be written.
@@ -100,17 +100,17 @@ def note_job(study: Study, cell: Cell, number: str | None) -> None:
 
 
 def job_name(study: Study, cell: Cell) -> str:
-    """The name of a cell's jobs, unique among all studies of a user: the queue can be asked for it."""
+    """The name of a cell's jobs, unique among all studies of a user, by which the queue is searched."""
     folder = study.folder.resolve()
     place = hashlib.sha256(str(folder).encode()).hexdigest()[:8]
     return re.sub(r"[^A-Za-z0-9._@-]", "_", f"{cell.name}@{folder.name}-{place}")
 
 
 def live_jobs() -> dict[str, Job]:
-    """The user's SLURM jobs that are not over, by their numbers; none where there is no SLURM.
+    """The user's SLURM jobs that have not ended, by their numbers; empty without SLURM.
 
     Raises:
-        InputError: squeue fails or hangs, several times: which jobs there are is not known then.
+        InputError: squeue failed or did not answer several times, so the jobs are unknown.
     """
     if shutil.which("squeue") is None:
         return {}
@@ -135,7 +135,7 @@ def _observe(study: Study, cell: Cell, job: str | None, jobs: Mapping[str, Job])
     record = study.read_state(cell)
     if is_complete(study, cell):
         return Observation(cell, COMPLETE, record, dice=study.dice(cell))
-    # a job that ends is not in the queue yet, nor gone: SLURM decides between the two when all its processes are gone
+    # a COMPLETING job may still be requeued: it counts as running until its processes have exited
     ending = job is not None and jobs[job].state == "COMPLETING"
     if lock_of(study, cell).held() or ending or (record["state"] == RUNNING and job is not None):
         where = f"job {job}" if job else f"{record.get('host')}, process {record.get('pid')}"
@@ -144,12 +144,12 @@ def _observe(study: Study, cell: Cell, job: str | None, jobs: Mapping[str, Job])
         return Observation(cell, QUEUED, record, job, detail=f"job {job}")
     if record["state"] == FAILED:
         return Observation(cell, FAILED, record, detail=record.get("error") or "")
-    if record.get("started"):  # running according to its file, but nobody is: it was killed
+    if record.get("started"):  # its file says running, but no process holds its lock: it was killed
         return Observation(cell, INTERRUPTED, record, detail=_epoch(study, cell))
     return Observation(cell, PENDING, record)
 
 
 def _epoch(study: Study, cell: Cell) -> str:
-    """``epoch 12``: the last epoch that nnU-Net's newest log of the cell's training has begun."""
+    """``epoch 12``: the last epoch in nnU-Net's newest log of the cell's training."""
     epoch = last_epoch(study.training_logs(cell))
     return "" if epoch is None else f"epoch {epoch}"

@@ -1,4 +1,4 @@
-"""Makes a study's grid, or adds to it, from a plans file with the variants."""
+"""Creates or extends a study's grid from a plans file with the variants."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from nnunetv2_xattnres.plans.studies import make_variants
 
 @dataclass(frozen=True)
 class Request:
-    """What a study is asked to compare.
+    """The options of a study: what it compares, and how.
 
     Args:
         dataset: Number or name of the data set.
         configuration: Configuration that the variants inherit from.
-        base_plans: Plans that hold it.
+        base_plans: Plans that contain this configuration.
         plans: Plans with the variants.
         studies: Keys of :data:`~nnunetv2_xattnres.catalogue.STUDIES`, or ``all``.
-        trainer: Trainer of all cells; networks with a recipe of their own take the trainer of the catalogue.
+        trainer: Trainer of all cells, except for networks to which the catalogue gives their own trainer.
         folds: Folds to train.
-        seeds: Seeds of each.
+        seeds: Seeds with which each configuration is trained.
         networks: Keys of :data:`~nnunetv2_xattnres.catalogue.NETWORKS`, or ``all``; ``None``: that of the plans.
         convention: How predictions are scored, ``nnunet`` or ``transunet``.
     """
@@ -49,21 +49,21 @@ class Request:
 
 
 def plan_study(folder: Path, request: Request, *, dry: bool = False) -> Study:
-    """Plan the cells that are asked for; what the folder's study has already stays in it.
+    """Plan the cells of a request, and add them to the study in the folder.
 
-    Variants that the plans file holds already are taken as they are (also with another encoder or input size, as
-    ``nnunetv2_xattnres plan`` wrote them); the others are built, checked and written. Nothing is saved here but that
-    plans file and, where it does not exist, nnU-Net's split: cells that start together would write it all at once.
+    Variants in the plans file are used as they are, also with another encoder or input size. Missing variants are
+    built, checked and written. This function writes only the plans file and, if it is missing, nnU-Net's split, because
+    cells that start together would write the split at the same time. It does not save the study.
 
     Args:
-        folder: The study's folder, new or old.
+        folder: The study's folder, which may exist.
         request: What to compare.
         dry: Check everything, and write neither the plans file nor the split.
 
     Raises:
-        InputError: something is missing or not preprocessed; the plans file holds variants of other plans or of another
-            network; the split cannot be used; the folder holds a study of other data, plans, trainer or convention, or
-            one whose configurations, split, labels or images have changed since.
+        InputError: something is missing or not preprocessed; the plans file has variants of other plans or of another
+            network; the split cannot be used; the study in the folder has other data, plans, trainer or convention, or
+            its configurations, split, labels or images have changed since it was planned.
     """
     preprocessed = dataset_folder(request.dataset)
     study = Study(
@@ -139,7 +139,7 @@ def _check_same(there: Study, asked: Study) -> None:
 
 
 def _check_folds(preprocessed: Path, study: Study, splits: list[Fold] | None, folds: Sequence[int | str]) -> None:
-    """nnU-Net trains a fold that is not in the splits on a random split, silently, and ``all`` without a validation."""
+    """Refuse folds that nnU-Net would train on a random split, and ``all`` without a test set."""
     count = STOCK_FOLDS if splits is None else len(splits)
     beyond = [str(fold) for fold in folds if isinstance(fold, int) and fold >= count]
     if beyond:

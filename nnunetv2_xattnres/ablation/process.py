@@ -1,4 +1,4 @@
-"""One command in a process of its own, with its output in a log, that can be stopped."""
+"""Runs one command in its own process, writes its output to a log, and can stop it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from threading import Event
 from nnunetv2_xattnres.system import number_of
 
 GRACE_SECONDS = 10
-# sent from outside to end a program: by a user, scancel, a time limit, or the end of a login
+# signals that end a program from outside: a user, scancel, a time limit, or the end of a login sends them
 _REQUESTS = {number_of(name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")} - {None}
 
 
 class Stopped(Exception):
-    """The command was ended on request, or by a signal from outside: its cell is to be continued later."""
+    """The command was stopped on request or by a signal from outside; a later start continues its cell."""
 
 
 class CommandFailed(Exception):
-    """A command did not end with 0; the message says which, and why."""
+    """A command ended with another exit code than 0; the message names the command and the reason."""
 
 
 def run_logged(
@@ -37,9 +37,9 @@ def run_logged(
 
     Args:
         command: Executable and arguments.
-        variables: Environment variables beside the present ones.
-        log: File that its output is appended to.
-        stop: Ends the command, and all processes that it started, when set.
+        variables: Environment variables in addition to those of this process.
+        log: File to which its output is appended.
+        stop: Stops the command, and all processes that it started, when set.
         keep: A file descriptor that the command inherits (its cell's lock); ``None`` on Windows.
         meanwhile: Called several times a second while the command runs.
 
@@ -47,7 +47,7 @@ def run_logged(
         The exit code.
 
     Raises:
-        Stopped: by ``stop``, or by a signal from outside (``scancel`` sends SIGTERM, a time limit SIGUSR2).
+        Stopped: ``stop`` was set, or a signal came from outside (``scancel`` sends SIGTERM, a time limit SIGUSR2).
     """
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -56,7 +56,7 @@ def run_logged(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            # Ctrl-C reaches this program alone, which then ends the command in order
+            # Ctrl-C reaches only this program, which then stops the command cleanly
             start_new_session=True,
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
             pass_fds=() if keep is None else (keep,),
@@ -66,7 +66,7 @@ def run_logged(
                 if stop.wait(0.2):
                     raise Stopped
                 meanwhile()
-        finally:  # also on an exception that a signal handler raises here
+        finally:  # also after an exception from a signal handler
             if process.poll() is None:
                 _end(process)
     if -process.returncode in _REQUESTS:
@@ -87,7 +87,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _terminate(process: subprocess.Popen[bytes]) -> None:
-    """Ask the command and all that it started to end; Windows knows no asking, there they are killed."""
+    """Ask the command and its child processes to end; on Windows, which cannot ask, kill them."""
     if hasattr(os, "killpg"):
         os.killpg(process.pid, signal.SIGTERM)
     elif shutil.which("taskkill"):

@@ -1,4 +1,4 @@
-"""Submits cells to SLURM through submitit, one job each, and follows them."""
+"""Submits cells to SLURM through submitit, one job per cell, and follows them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from nnunetv2_xattnres.errors import InputError
 
 @dataclass(frozen=True)
 class Resources:
-    """What each job asks SLURM for.
+    """The resources that each job requests from SLURM.
 
     Args:
-        gpus: GPUs of a cell; more than one is nnU-Net's own DDP, 0 the CPU.
-        partition: Partition, ``None`` for the cluster's default.
-        minutes: Time limit. A training that it ends is put back into the queue and continues from its checkpoint.
-        memory: Such as ``32G``; ``None`` for the cluster's default.
-        cpus: CPU cores of a cell.
+        gpus: GPUs per cell; 0 is the CPU, more than one uses nnU-Net's own DDP.
+        partition: Partition; ``None`` is the cluster's default.
+        minutes: Time limit. A training that reaches it is requeued and continues from its checkpoint.
+        memory: Memory per job, such as ``32G``; ``None`` is the cluster's default.
+        cpus: CPU cores per cell.
         extra: Further options of ``sbatch`` without the dashes, such as ``{"account": "lab"}``.
     """
 
@@ -45,7 +45,7 @@ class Resources:
 
 
 class CellJob:
-    """What a job runs; submitit pickles it, and asks it how to go on when SLURM takes its node away."""
+    """The function that a job runs. submitit pickles it, and calls :meth:`checkpoint` before it requeues the job."""
 
     def __init__(self, folder: Path, cell: Cell, gpus: int) -> None:
         self.folder, self.cell, self.gpus = folder, cell, gpus
@@ -58,14 +58,14 @@ class CellJob:
         return run_cell(study, self.cell, Device(self.gpus), Event())
 
     def checkpoint(self) -> Any:
-        """The same job again: it continues from nnU-Net's checkpoint (called by submitit before it requeues)."""
+        """The same job again, which continues from nnU-Net's checkpoint."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(CellJob(self.folder, self.cell, self.gpus))
 
 
 def check_system(gpus: int) -> None:
-    """See that jobs of ``gpus`` GPUs can be submitted from here.
+    """Check that jobs with ``gpus`` GPUs can be submitted from this machine.
 
     Raises:
         InputError: the system is not Linux, submitit or SLURM is not installed, or the number of GPUs is negative.
@@ -81,7 +81,7 @@ def check_system(gpus: int) -> None:
 
 
 def make_executor(study: Study, resources: Resources) -> Any:
-    """submitit's executor for SLURM, writing its files below the study.
+    """submitit's executor for SLURM, which writes its files into the study's folder.
 
     Raises:
         InputError: submitit or SLURM is not installed, or the number of GPUs is negative.
@@ -89,7 +89,7 @@ def make_executor(study: Study, resources: Resources) -> Any:
     check_system(resources.gpus)
     from submitit import SlurmExecutor
 
-    # a study may need many time limits, and each counts as a timeout
+    # a training may reach many time limits, and submitit counts each as a timeout
     executor = SlurmExecutor(study.folder / "slurm", max_num_timeout=1000)
     options: dict[str, Any] = {
         "time": resources.minutes,
@@ -103,25 +103,25 @@ def make_executor(study: Study, resources: Resources) -> Any:
     if resources.gpus:
         options["gpus_per_node"] = resources.gpus
     executor.update_parameters(**options)
-    if resources.memory:  # as the user typed it, in SLURM's own units
+    if resources.memory:  # as the user typed it, in SLURM's units
         executor.parameters["mem"] = resources.memory
     return executor
 
 
 def submit(study: Study, resources: Resources, events: Events) -> dict[Cell, str]:
-    """Submit every cell that is neither complete, nor in the queue, nor running anywhere; returns all states then.
+    """Submit every cell that is not complete, not in the queue and not running; returns all states after that.
 
-    A cell is marked before it is submitted, and its job carries its name: where sbatch accepts the job and its answer
-    is lost, this start or the next one finds the job in the queue.
+    A cell is marked before it is submitted, and its job has the cell's name. So if sbatch accepts the job and its
+    answer is lost, this start or the next one finds the job in the queue.
 
     Raises:
-        InputError: sbatch refuses a cell, SLURM does not say which jobs there are already, or the mark cannot be
-            written (nothing is submitted then).
+        InputError: sbatch refuses a cell, SLURM does not list the present jobs, or the mark cannot be written. In the
+            last two cases, nothing is submitted.
     """
     executor = make_executor(study, resources)
     states: dict[Cell, str] = {}
-    with Lock(study.folder / "submit.lock"):  # two starts at the same moment: the second sees the first one's jobs
-        # also cells that no file speaks of may be in the queue: a killed start leaves jobs, a restored folder no files
+    with Lock(study.folder / "submit.lock"):  # of two starts at the same moment, the second sees the first one's jobs
+        # cells without a file may be in the queue, too: a killed start leaves jobs, a restored folder lacks files
         for seen in observe(study, live_jobs()):
             states[seen.cell] = seen.state
             if seen.state in (COMPLETE, RUNNING, QUEUED):
@@ -133,7 +133,7 @@ def submit(study: Study, resources: Resources, events: Events) -> dict[Cell, str
                 number = executor.submit(CellJob(study.folder.resolve(), seen.cell, resources.gpus)).job_id
             except OSError as error:
                 raise InputError(f"{seen.cell.name} cannot be submitted: {error}") from error
-            except RuntimeError as error:  # submitit's own, with what sbatch said
+            except RuntimeError as error:  # from submitit, with the message of sbatch
                 number = _accepted(study, seen.cell)
                 if number is None:
                     raise InputError(f"sbatch refused {seen.cell.name}: {error}") from error
@@ -145,21 +145,21 @@ def submit(study: Study, resources: Resources, events: Events) -> dict[Cell, str
 
 
 def _accepted(study: Study, cell: Cell) -> str | None:
-    """The job that SLURM accepted although sbatch failed, such as by a time-out of its answer."""
+    """The job that SLURM accepted although sbatch failed, for example because its answer timed out."""
     name = job_name(study, cell)
     return next((number for number, job in live_jobs().items() if job.name == name), None)
 
 
 def follow(study: Study, states: dict[Cell, str], events: Events, poll_seconds: float) -> None:
-    """Print what happens to the jobs until none is in the queue or running; Ctrl-C leaves them alone.
+    """Print the events of the jobs until none is in the queue or running; Ctrl-C does not stop the jobs.
 
-    While SLURM does not answer, the jobs that it named last count.
+    While SLURM does not answer, its last list of jobs counts.
 
     Args:
         study: The study.
-        states: The states that are known to the reader already, as :func:`submit` returns them.
-        events: Told what happens.
-        poll_seconds: Time between two looks at the files and the queue.
+        states: The states that were already printed, as :func:`submit` returns them.
+        events: Prints the events.
+        poll_seconds: Interval between two queries of the files and the queue.
     """
     jobs, told = None, False
     while True:

@@ -1,7 +1,7 @@
-"""The folder of a study: what is to be run, and how far each cell is. Plain files, each written whole or not at all.
+"""The folder of a study: its grid and the state of each cell, in files that are written completely or not at all.
 
 ``study.json`` holds the grid. Each cell has a folder with ``cell.json`` (its state), ``log.txt``, ``predictions/`` and
-``scores.json``; each seed has an nnU-Net results folder of its own, because nnU-Net has no seed in its folder names.
+``scores.json``; each seed has its own nnU-Net results folder, because nnU-Net's folder names have no seed.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ class Study:
     """A study and its folder.
 
     Args:
-        folder: Where everything of the study is.
+        folder: The folder with all files of the study.
         dataset: Name of the data set, such as ``Dataset011_ClinicDB``.
         dataset_json: The data set's ``dataset.json``.
         plans: Name of the plans file that holds the variants.
-        base_plans: Name of the plans that they were made from.
+        base_plans: Name of the plans from which the variants were made.
         configuration: The configuration that the variants inherit from.
-        trainer: The trainer that was asked for.
-        cells: Everything to run.
+        trainer: The trainer that the user chose.
+        cells: All cells to run.
         convention: How predictions are scored, ``nnunet`` or ``transunet``.
-        digests: Name of each configuration to the digest of what it was when the study was planned.
-        data: The same for what all cells share: split, labels, images, test set.
+        digests: Name of each configuration to its digest when the study was planned.
+        data: The same for the shared data: split, labels, images, test set.
     """
 
     folder: Path
@@ -52,7 +52,7 @@ class Study:
 
     @classmethod
     def load(cls, folder: Path) -> Study | None:
-        """The study in a folder, ``None`` where there is none."""
+        """The study in a folder, or ``None``."""
         content = read_object(folder / "study.json")
         if content is None:
             return None
@@ -60,7 +60,7 @@ class Study:
         names = ("dataset", "dataset_json", "plans", "base_plans", "configuration", "trainer")
         try:
             cells = [Cell.from_json(cell) for cell in content["cells"]]
-            # not in the first versions' files
+            # the first versions' files lack it
             later = {name: content[name] for name in ("convention", "digests", "data") if name in content}
             return cls(folder, **{name: content[name] for name in names}, cells=cells, **later)
         except (KeyError, TypeError) as error:
@@ -70,7 +70,7 @@ class Study:
         """Write ``study.json``, and a pending state for each cell that has none.
 
         Raises:
-            InputError: the folder cannot be made or written to.
+            InputError: the folder cannot be created or written to.
         """
         content = {
             "format": FORMAT,
@@ -98,7 +98,7 @@ class Study:
             ) from error
 
     def cell_folder(self, cell: Cell) -> Path:
-        """Where the cell's state, log, predictions and scores are."""
+        """The folder of the cell's state, log, predictions and scores."""
         return self.folder / "cells" / cell.name
 
     def state_file(self, cell: Cell) -> Path:
@@ -106,7 +106,7 @@ class Study:
         return self.cell_folder(cell) / "cell.json"
 
     def log_file(self, cell: Cell) -> Path:
-        """``log.txt`` of a cell, which its first command makes."""
+        """``log.txt`` of a cell, which its first command creates."""
         return self.cell_folder(cell) / "log.txt"
 
     def scores_file(self, cell: Cell) -> Path:
@@ -114,7 +114,7 @@ class Study:
         return self.cell_folder(cell) / "scores.json"
 
     def dice(self, cell: Cell) -> float | None:
-        """Mean Dice of a complete cell, ``None`` where it is not defined.
+        """Mean Dice of a complete cell, ``None`` if it is not defined.
 
         Raises:
             InputError: its scores cannot be read.
@@ -129,7 +129,7 @@ class Study:
         return state
 
     def update_state(self, cell: Cell, **values: Any) -> dict[str, Any]:
-        """Change entries of ``cell.json``; only the holder of the cell's lock may.
+        """Change entries of ``cell.json``; the caller must hold the cell's lock.
 
         Raises:
             InputError: it cannot be written.
@@ -143,7 +143,7 @@ class Study:
         return self.folder / "results" / f"seed_{cell.seed}"
 
     def fold_folder(self, cell: Cell) -> Path:
-        """Where nnU-Net keeps the cell's checkpoints, logs and validation."""
+        """The folder of the cell's checkpoints, logs and validation."""
         return fold_folder(self.results(cell), self.dataset, cell.trainer, self.plans, cell.configuration, cell.fold)
 
     def training_logs(self, cell: Cell) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Whether a trainer exists, found in the files: asking nnU-Net would import torch, and a typo would fail every cell."""
+"""Searches the files for a trainer's class: a typo would fail every cell, and asking nnU-Net would import torch."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _CLASS = re.compile(r"^class (\w+)\(", re.MULTILINE)
 
 
 def check_trainer(name: str) -> None:
-    """Stop if no class of that name is where nnU-Net looks for trainers.
+    """Stop if nnU-Net would not find a trainer of that name.
 
     Raises:
-        InputError: with the names that are most like it.
+        InputError: no such class exists; the message names the most similar ones.
     """
     known = {found for file in _files() for found in _CLASS.findall(file.read_text(encoding="utf-8", errors="replace"))}
     if name not in known:

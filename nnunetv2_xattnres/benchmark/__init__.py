@@ -7,35 +7,35 @@ import json
 import os
 from pathlib import Path
 
-from nnunetv2_xattnres.benchmark.cases import CASE_NAMES
+from nnunetv2_xattnres.benchmark.cases import CASE_NAMES, CPU_CASES
 from nnunetv2_xattnres.outputs import check_outputs, written
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``bench``."""
-    cases = ", ".join(CASE_NAMES)
-    parser.add_argument("--case", nargs="+", choices=CASE_NAMES, metavar="CASE", help=f"{cases}; default: all")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="(default: cpu)")
+    text = f"networks: {', '.join(CASE_NAMES)} (default: all; on a CPU the first {len(CPU_CASES)})"
+    parser.add_argument("--case", nargs="+", choices=CASE_NAMES, metavar="CASE", help=text)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="device (default: cpu)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: PyTorch's choice)")
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="timed rounds (default: 5)")
-    parser.add_argument("--kernel", metavar="NAME", help="force a form of the mixture (plain, numba, cuda)")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the networks, as nnU-Net does on CUDA")
+    parser.add_argument("--kernel", metavar="NAME", help="form of XAttnRes: plain, numba or cuda (default: automatic)")
+    parser.add_argument("--compile", action="store_true", help="use torch.compile, as nnU-Net does on GPUs")
     parser.add_argument("--no-literal", action="store_true", help="leave out the literal equations, which are slow")
     parser.add_argument(
         "--cpu-clock",
         action="store_true",
-        help="processor time of the process instead of wall-clock time: on a machine that is busy with other things",
+        help="measure processor time instead of wall-clock time, for a machine that is busy with other work",
     )
-    parser.add_argument("--scaling", action="store_true", help="cost against stages, patch, width and history instead")
-    parser.add_argument("--plot", type=Path, metavar="PNG", help="with --scaling: draw it")
+    parser.add_argument("--scaling", action="store_true", help="measure growth with stages, patch, width, history")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="with --scaling: picture to write")
     parser.add_argument(
         "--check",
         action="store_true",
-        help="for a new card (--device cuda): results against float64, which form ran, costs, and a short training",
+        help="check a new GPU (with --device cuda): correctness, the form that runs, costs, and a short training",
     )
-    parser.add_argument("--minutes", type=float, metavar="N", help="with --check: time for all of it (default: 6)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
-    parser.add_argument("--overwrite", action="store_true", help="replace these files where they exist")
+    parser.add_argument("--minutes", type=float, metavar="N", help="with --check: time limit in minutes (default: 6)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="JSON file to write, with all figures")
+    parser.add_argument("--overwrite", action="store_true", help="replace the files to write if they exist")
 
 
 def run(args: argparse.Namespace) -> int:

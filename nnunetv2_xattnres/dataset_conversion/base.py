@@ -218,17 +218,17 @@ def add_common_arguments(parser: argparse.ArgumentParser, dataset: type[Dataset]
     """The arguments of every conversion, and then those of ``dataset``."""
     parser.description = f"{dataset.description} Expected layout: {dataset.layout} Licence: {dataset.licence}"
     parser.epilog = f"Citation: {dataset.citation}"
-    parser.add_argument("source", metavar="SOURCE", type=Path, help="the folder as distributed")
+    parser.add_argument("source", metavar="SOURCE", type=Path, help="folder that holds the data set as distributed")
     parser.add_argument(
         "--dataset-id",
         type=int,
         default=dataset.dataset_id,
         metavar="N",
-        help=f"nnU-Net's number of the data set (default {dataset.dataset_id})",
+        help=f"nnU-Net's number for the data set (default: {dataset.dataset_id})",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace the data set if it exists")
+    parser.add_argument("--overwrite", action="store_true", help="replace the converted data set if it exists")
     parser.add_argument(
-        "--workers", type=int, metavar="N", help=f"threads (default: the cores, {dataset.max_workers} at most)"
+        "--workers", type=int, metavar="N", help=f"threads (default: one per core, at most {dataset.max_workers})"
     )
     dataset.add_arguments(parser)
 

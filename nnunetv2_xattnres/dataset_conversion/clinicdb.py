@@ -29,8 +29,8 @@ class ClinicDB(FrameDataset):
     expected: ClassVar[int] = 612
     description: ClassVar[str] = "CVC-ClinicDB: 612 colonoscopy frames of 29 sequences, 384x288, one polyp class."
     layout: ClassVar[str] = (
-        "SOURCE/Original/N.tif with SOURCE/Ground Truth/N.tif (as first released), or SOURCE/PNG/Original/N.png with "
-        "SOURCE/PNG/Ground Truth/N.png and, beside PNG, metadata.csv with frame_id and sequence_id (the PNG mirror)."
+        "SOURCE/Original/N.tif with SOURCE/Ground Truth/N.tif (the first release), or SOURCE/PNG/Original/N.png with "
+        "SOURCE/PNG/Ground Truth/N.png and SOURCE/metadata.csv, which has frame_id and sequence_id (the PNG mirror)."
     )
     citation: ClassVar[str] = (
         "Bernal et al., WM-DOVA maps for accurate polyp highlighting in colonoscopy: validation vs. saliency maps from "

@@ -27,7 +27,7 @@ class ColonDB(FrameDataset):
     expected: ClassVar[int] = 380
     description: ClassVar[str] = "CVC-ColonDB: 380 colonoscopy frames of 15 sequences, 574x500, one polyp class."
     layout: ClassVar[str] = (
-        "SOURCE/N.tiff (or N.tif) with the masks SOURCE/pN.tiff (as first released), or SOURCE/images/N.png with "
+        "SOURCE/N.tiff (or N.tif) with the masks SOURCE/pN.tiff (the first release), or SOURCE/images/N.png with "
         "SOURCE/masks/N.png."
     )
     citation: ClassVar[str] = (

@@ -1,4 +1,4 @@
-"""``nnunetv2_xattnres convert NAME SOURCE``: one sub-command a data set."""
+"""``nnunetv2_xattnres convert NAME SOURCE``: one sub-command per data set."""
 
 import argparse
 
@@ -12,8 +12,10 @@ DATASETS: tuple[type[Dataset], ...] = (ClinicDB, ColonDB, ISIC2017, Synapse)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """One sub-parser a data set."""
-    commands = parser.add_subparsers(dest="dataset", metavar="NAME", required=True)
+    """Add one sub-parser per data set."""
+    commands = parser.add_subparsers(
+        dest="dataset", metavar="NAME", required=True, help="NAME -h: its layout and options"
+    )
     for dataset in DATASETS:
         sub = commands.add_parser(dataset.key, help=dataset.description)
         add_common_arguments(sub, dataset)

@@ -25,18 +25,20 @@ from nnunetv2_xattnres.system import available_cores
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The data set, and what becomes of the picture."""
     parser.description = (
-        "Read every case of a data set in nnUNet_raw with nnU-Net's own reader; report cases, sizes, spacings, class "
-        "frequencies, splits, and what train, validation and test share; draw random cases with their masks outlined. "
-        "Exit code 1 where something is wrong."
+        "Read every case of a data set in nnUNet_raw with nnU-Net's own reader. Print cases, sizes, spacings, class "
+        "frequencies, splits, and what training, validation and test share. Draw random cases with their masks "
+        "outlined. The exit code is 1 if something is wrong."
     )
-    parser.add_argument("dataset", metavar="N", help="number or name of the data set")
+    parser.add_argument("dataset", metavar="DATASET", help="number or name of the data set, such as 501")
     parser.add_argument(
-        "--sheet", type=Path, metavar="PNG", help="the picture (default: DatasetNNN_NAME_cases.png in this folder)"
+        "--sheet", type=Path, metavar="PNG", help="picture to write (default: DatasetNNN_NAME_cases.png)"
     )
-    parser.add_argument("--cases", type=int, default=12, metavar="N", help="cases on the picture (default 12; 0: none)")
-    parser.add_argument("--seed", type=int, default=0, help="which cases are drawn (default 0)")
+    parser.add_argument(
+        "--cases", type=int, default=12, metavar="N", help="cases to draw, 0 for no picture (default: 12)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the choice of cases (default: 0)")
     parser.add_argument("--overwrite", action="store_true", help="replace the picture if it exists")
-    parser.add_argument("--workers", type=int, metavar="N", help="threads (default: the cores, 4 at most)")
+    parser.add_argument("--workers", type=int, metavar="N", help="threads (default: one per core, at most 4)")
 
 
 def run(args: argparse.Namespace) -> int:

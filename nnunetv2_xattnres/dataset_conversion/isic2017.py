@@ -27,8 +27,8 @@ class ISIC2017(PictureDataset):
         "ISIC 2017 task 1: 2750 dermoscopic images of many sizes (540 to over 6000 pixels), one lesion class."
     )
     layout: ClassVar[str] = (
-        "SOURCE/ISIC-2017_{Training,Validation,Test_v2}_Data/ISIC_NNNNNNN.jpg with "
-        "SOURCE/ISIC-2017_{Training,Validation,Test_v2}_Part1_GroundTruth/ISIC_NNNNNNN_segmentation.png."
+        "in SOURCE, the folders ISIC-2017_PART_Data with ISIC_NNNNNNN.jpg and ISIC-2017_PART_Part1_GroundTruth with "
+        "ISIC_NNNNNNN_segmentation.png, where PART is Training, Validation and Test_v2."
     )
     citation: ClassVar[str] = (
         "Codella et al., Skin lesion analysis toward melanoma detection: a challenge at the 2017 International "

@@ -57,14 +57,14 @@ class PictureDataset(Dataset):
             type=int,
             nargs=2,
             metavar=("H", "W"),
-            help="resize to H x W pixels (images bilinearly, masks to the nearest); native sizes unless given",
+            help="resize to H x W pixels, images bilinearly, masks to the nearest pixel (default: no resizing)",
         )
         parser.add_argument(
             "--mask-threshold",
             type=int,
             metavar="T",
-            help="mask values above T (0 to 254) are the structure, for masks that are not black and white: 127 for "
-            "resampled ones, 0 for masks of 0 and 1",
+            help="mask values above T (0 to 254) are the structure: 127 for resampled masks, 0 for masks with the "
+            "values 0 and 1 (default: masks must be black and white)",
         )
 
     def check(self, case: Case) -> Checked:
@@ -143,18 +143,16 @@ class FrameDataset(PictureDataset):
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
         """Add ``--size``, ``--split`` and what belongs to it."""
         super().add_arguments(parser)
-        text = "8:1:1 over single frames (default; as in most papers"
+        text = "frame: 8:1:1 over single frames, as in most papers"
         if cls.has_sequences:
-            text += ", though neighbouring frames of one video land on both sides), over whole sequences (no leak)"
-        else:
-            text += ")"
+            text += ", although similar frames of one video are on both sides; sequence: whole sequences, no leak"
         parser.add_argument(
-            "--split", choices=cls.split_names(), default="frame", help=f"{text}, or from lists of names"
+            "--split", choices=cls.split_names(), default="frame", help=f"{text}; file: your lists (default: frame)"
         )
-        parser.add_argument("--seed", type=int, default=0, help="seed of the random splits (default 0)")
+        parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the random splits (default: 0)")
         for part in ("train", "val", "test"):
             parser.add_argument(
-                f"--{part}", type=Path, metavar="LIST", help=f"--split file: text file of the {part} frames, one a line"
+                f"--{part}", type=Path, metavar="LIST", help=f"--split file: text file with one {part} frame per line"
             )
 
     def divide(self, cases: Sequence[Case]) -> splits.Split:

@@ -51,9 +51,9 @@ class Synapse(Dataset):
         "Synapse (BTCV abdomen): 30 CT volumes in Hounsfield units, 18 for training and 12 for the test, 8 organs."
     )
     layout: ClassVar[str] = (
-        "SOURCE/RawData/Training/img/img00NN.nii.gz with SOURCE/RawData/Training/label/label00NN.nii.gz, NN being 01 "
-        "to 10 and 21 to 40. The slices and npz files of other projects are no source: their orientation and their "
-        "order of labels differ."
+        "SOURCE/RawData/Training/img/img00NN.nii.gz with SOURCE/RawData/Training/label/label00NN.nii.gz, where NN is "
+        "01 to 10 and 21 to 40. Slices and npz files of other projects cannot be used: their orientation and the order "
+        "of their labels differ."
     )
     citation: ClassVar[str] = (
         "Landman et al., MICCAI multi-atlas labeling beyond the cranial vault: workshop and challenge, 2015. Split and "
@@ -88,11 +88,11 @@ class Synapse(Dataset):
             "--splits",
             choices=("cv", "literature"),
             default="cv",
-            help="cv (default): 5 folds over the 18 training volumes; the 12 test volumes stay out of imagesTr. "
-            "literature: one fold that validates on the 12 test volumes, as the literature did. Its flaw: the best "
-            "epoch is chosen on the test set, and nnU-Net's fingerprint sees it, so the scores are too good",
+            help="cv: 5 folds over the 18 training volumes; the 12 test volumes stay out of imagesTr. literature: one "
+            "fold that validates on the 12 test volumes, as published work did. Its scores are too good: the test set "
+            "chooses the best epoch and is in nnU-Net's fingerprint (default: cv)",
         )
-        parser.add_argument("--seed", type=int, default=0, help="seed of the 5 folds (default 0)")
+        parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the 5 folds (default: 0)")
 
     def find(self, source: Path) -> tuple[list[Case], list[str]]:
         """The volumes with their labels, sorted into training and test by their numbers."""

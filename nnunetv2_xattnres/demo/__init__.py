@@ -10,9 +10,10 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where the demo writes, and what it computes on."""
-    parser.add_argument("--output", type=Path, default=Path("demo"), help="folder for everything (default: ./demo)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the folder of an earlier demo")
-    parser.add_argument("--device", choices=("cpu", "cuda", "mps"), default="cpu", help="default: cpu")
+    text = "folder to write (default: ./demo)"
+    parser.add_argument("--output", type=Path, default=Path("demo"), metavar="FOLDER", help=text)
+    parser.add_argument("--overwrite", action="store_true", help="replace the folder of an earlier demo if it exists")
+    parser.add_argument("--device", choices=("cpu", "cuda", "mps"), default="cpu", help="device (default: cpu)")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -12,26 +12,29 @@ CONVENTION_NAMES = ("nnunet", "transunet")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``evaluate``."""
     parser.add_argument("reference", type=Path, metavar="REFERENCE", help="folder of reference masks, such as labelsTs")
-    parser.add_argument("prediction", type=Path, metavar="PREDICTION", help="folder of predicted masks, same names")
     parser.add_argument(
-        "--dataset-json", type=Path, metavar="FILE", help="default: dataset.json beside or above REFERENCE"
+        "prediction", type=Path, metavar="PREDICTION", help="folder of predicted masks with the same names"
+    )
+    parser.add_argument(
+        "--dataset-json", type=Path, metavar="FILE", help="dataset.json to use (default: that in or above REFERENCE)"
     )
     parser.add_argument(
         "--convention",
         choices=CONVENTION_NAMES,
         default="nnunet",
-        help="nnunet: mm, empty pairs left out (default); transunet: voxels, to compare with the paper's Table 1",
+        help="rules for distances and empty masks: nnunet, in mm, or transunet, in voxels, as in the paper's Table 1 "
+        "(default: nnunet)",
     )
     parser.add_argument(
         "--predicted-only",
         action="store_true",
-        help="leave references without a prediction out, as for the validation folder of one fold",
+        help="leave out references without a prediction, for the validation folder of one fold",
     )
-    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core, if it pays)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write one row per case and class")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table in Markdown")
-    parser.add_argument("--overwrite", action="store_true", help="replace these files where they exist")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core for large files)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="JSON file to write, with all scores")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="CSV file to write, with one row per case and class")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="Markdown file to write, with the table")
+    parser.add_argument("--overwrite", action="store_true", help="replace the files to write if they exist")
 
 
 def run(args: argparse.Namespace) -> None:

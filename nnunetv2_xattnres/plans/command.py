@@ -15,37 +15,37 @@ from nnunetv2_xattnres.plans.studies import ALL, make_variants
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``plan``."""
-    parser.add_argument("dataset", metavar="DATASET", help="number or name, e.g. 11 or Dataset011_ClinicDB")
-    parser.add_argument(
-        "-c", "--configuration", nargs="+", default=["2d"], metavar="NAME",
-        help="configurations that the variants inherit from (default: 2d)",
-    )  # fmt: skip
-    parser.add_argument("-p", "--plans", default="nnUNetPlans", metavar="NAME", help="plans to read (nnUNetPlans)")
-    parser.add_argument(
-        "--variants", metavar="NAME", help=f"plans to write or to add to, in the same folder ({VARIANT_PLANS})"
-    )
+    parser.add_argument("dataset", metavar="DATASET", help="number or name of the data set, such as 11")
+    text = "configurations to vary (default: 2d)"
+    parser.add_argument("-c", "--configuration", nargs="+", default=["2d"], metavar="NAME", help=text)
+    base, variants = (f"(default: {name})" for name in ("nnUNetPlans", VARIANT_PLANS))
+    parser.add_argument("-p", "--plans", default="nnUNetPlans", metavar="NAME", help=f"base plans {base}")
+    parser.add_argument("--variants", metavar="NAME", help=f"plans with the variants, to write or extend {variants}")
     parser.add_argument("-o", "--output", dest="former_variants", help=argparse.SUPPRESS)
     parser.add_argument(
         "--network", nargs="+", choices=[*NETWORKS, ALL], metavar="NAME",
-        help=f"{', '.join(NETWORKS)}, or {ALL} (default: the network that the plans name)",
+        help=f"{', '.join(NETWORKS)} or {ALL} (default: that of the base plans)",
     )  # fmt: skip
     parser.add_argument(
         "--study", nargs="+", default=["all"], metavar="STUDY",
-        help=f"{', '.join(STUDIES)}, or all (default: all but table2); backbone and table2 bring more networks",
+        help=f"studies: {', '.join(STUDIES)} or all, which leaves out table2; backbone and table2 have networks of "
+        "their own (default: all)",
     )  # fmt: skip
     parser.add_argument(
         "--encoder", metavar="NAME",
-        help="timm's name of the pretrained encoder; networks with a PVTv2 take pvt_v2_b0 to pvt_v2_b5 (pvt_v2_b2)",
+        help="pretrained encoder, of the networks that can have it: pvt_v2_b0 to pvt_v2_b5 (default: pvt_v2_b2)",
     )  # fmt: skip
     parser.add_argument(
-        "--encoder-weights", default="imagenet", metavar="WHAT",
-        help="what our trainers load into the encoder: imagenet (default, from timm's hub), a file, or none",
+        "--encoder-weights", default="imagenet", metavar="WEIGHTS",
+        help="weights of pretrained encoders: imagenet (from timm's hub), a file, or none (default: imagenet)",
     )  # fmt: skip
     parser.add_argument(
         "--input-size", nargs=2, type=int, metavar=("H", "W"),
-        help="networks other than nnU-Net's resize their input to this size and their output back",
+        help="height and width in pixels, to which networks other than nnU-Net's resize inputs (default: no resizing)",
     )  # fmt: skip
-    parser.add_argument("--overwrite", action="store_true", help="replace existing plans to write, as a whole")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the plans with the variants, as a whole, if they exist"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

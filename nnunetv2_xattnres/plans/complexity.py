@@ -21,23 +21,16 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``complexity``."""
     parser.add_argument(
-        "--size",
-        nargs="+",
-        type=int,
-        default=[256, 256],
-        metavar="N",
-        help="H W, or D H W (default: 256 256)",
-    )
-    parser.add_argument("--channels", type=int, default=3, help="input channels (3)")
-    parser.add_argument("--classes", type=int, default=1, help="output channels (1)")
-    parser.add_argument(
-        "--network", nargs="+", choices=list(NETWORKS), default=list(NETWORKS), metavar="NAME",
-        help=f"{', '.join(NETWORKS)} (default: all)",
+        "--size", nargs="+", type=int, default=[256, 256], metavar="N",
+        help="input size in pixels or voxels: H W, or D H W (default: 256 256)",
     )  # fmt: skip
-    parser.add_argument("--routing", nargs="+", choices=list(routings()), default=list(routings()), help="default: all")
-    parser.add_argument(
-        "--encoder", metavar="NAME", help="encoder of the networks that can have it, such as pvt_v2_b0 (their default)"
-    )
+    parser.add_argument("--channels", type=int, default=3, metavar="N", help="input channels (default: 3)")
+    parser.add_argument("--classes", type=int, default=1, metavar="N", help="output channels (default: 1)")
+    for option, names in (("network", list(NETWORKS)), ("routing", list(routings()))):
+        text = f"{option}s: {', '.join(names)} (default: all)"
+        parser.add_argument(f"--{option}", nargs="+", choices=names, default=names, metavar=option.upper(), help=text)
+    text = "encoder of the networks that can have it: pvt_v2_b0 to pvt_v2_b5 (default: pvt_v2_b2)"
+    parser.add_argument("--encoder", metavar="NAME", help=text)
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
 

@@ -1,4 +1,4 @@
-"""The report of an ablation study: a page that loads nothing from elsewhere, the same as Markdown, and CSV files."""
+"""The report of an ablation study: a self-contained page, the same as Markdown, and CSV files."""
 
 from nnunetv2_xattnres.ablation.report.write import write_report
 

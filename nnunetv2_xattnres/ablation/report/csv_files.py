@@ -13,7 +13,7 @@ from nnunetv2_xattnres.evaluation.scores import METRICS
 
 
 def case_table(results: Results) -> str:
-    """One row for every configuration, seed, case and class."""
+    """One row per configuration, seed, case and class."""
     rows = []
     for item in results.configurations:
         for place, seed in enumerate(item.seeds):
@@ -25,7 +25,7 @@ def case_table(results: Results) -> str:
 
 
 def configuration_table(results: Results) -> str:
-    """Mean and standard deviation over seeds of every configuration, for each class and for all ("mean")."""
+    """Mean and standard deviation over seeds, per configuration and class; "mean" is over all classes."""
     rows = []
     for item in results.configurations:
         for column, label in [
@@ -40,7 +40,7 @@ def configuration_table(results: Results) -> str:
 
 
 def difference_table(results: Results) -> str:
-    """Every configuration against the baseline of each of its studies, for every metric."""
+    """The difference of each configuration to the baseline of each of its studies, for every metric."""
     rows = []
     for item in results.configurations:
         for variant in dict.fromkeys(STUDIES[study].base for study in item.studies if study in STUDIES):

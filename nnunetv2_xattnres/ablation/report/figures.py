@@ -1,4 +1,4 @@
-"""The drawn figures of a report: bars (Figure 1) and the curves of the trainings."""
+"""The charts of a report: bars (as in the paper's Figure 1) and training curves."""
 
 import math
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from nnunetv2_xattnres.visualization.charts import Bar, Curve, bar_chart, curve_
 
 
 class Figure(NamedTuple):
-    """A drawing for the page: inline SVG, with the words below it."""
+    """A chart for the page: inline SVG and its caption."""
 
     name: str
     svg: str
@@ -21,7 +21,7 @@ class Figure(NamedTuple):
 
 
 def bar_figures(results: Results) -> list[Figure]:
-    """One chart per study and network; studies that compare the same share one."""
+    """One chart per study and network; studies with the same comparison share one."""
     dataset = paper_dataset(results.study.dataset)
     figures = []
     for study in STUDIES.values():
@@ -63,7 +63,7 @@ def _bar(study: Study, dataset: str | None, item: Configuration, label: str) -> 
 
 
 def curve_figures(results: Results) -> list[Figure]:
-    """One chart per network with every run that has left a log of nnU-Net's."""
+    """One chart per network, with a curve for every run that has a log of nnU-Net."""
     figures = []
     for network in results.networks:
         curves = []

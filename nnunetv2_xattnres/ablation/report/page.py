@@ -1,4 +1,4 @@
-"""Everything that a report says, before it is written as a page or as Markdown."""
+"""The content of a report, before it is written as a page or as Markdown."""
 
 import re
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from nnunetv2_xattnres.visualization.overlay import data_uri
 
 
 class PageTile(NamedTuple):
-    """A picture as the page needs it."""
+    """A picture in the form that the page needs."""
 
     title: str
     caption: str
@@ -24,7 +24,7 @@ class PageTile(NamedTuple):
 
 
 class PagePanel(NamedTuple):
-    """A case's pictures, and the file that shows them side by side."""
+    """A case's pictures, and a file with all of them side by side."""
 
     case: str
     tiles: list[PageTile]
@@ -59,7 +59,7 @@ class Page:
 
     @property
     def tile_columns(self) -> int:
-        """How many pictures go into a row."""
+        """Number of pictures per row."""
         return min(max(5, *(len(panel.tiles) for panel in self.panels), 0), 8)
 
     @property
@@ -78,7 +78,7 @@ class Page:
 
 
 def describe(results: Results, panels: list[Panel], problems: list[str]) -> Page:
-    """The page of a study; ``problems`` are the pictures that could not be made."""
+    """The page of a study; ``problems`` has a line per picture that could not be made."""
     missing_summary, missing = text.missing(results)
     facts, warnings = text.facts(results)
     return Page(

@@ -1,4 +1,4 @@
-"""Qualitative panels as in the paper's Figure 3: image, reference, and what each configuration predicts."""
+"""Qualitative panels as in the paper's Figure 3: image, reference, and the prediction of each configuration."""
 
 import os
 from pathlib import Path
@@ -30,7 +30,7 @@ LEGEND = (
 
 
 class Tile(NamedTuple):
-    """One picture: what it shows, its words, and RGB (H, W, 3)."""
+    """One picture: its title, its caption, and RGB of shape (H, W, 3)."""
 
     title: str
     caption: str
@@ -45,7 +45,7 @@ class Panel(NamedTuple):
 
 
 def make_panels(results: Results) -> tuple[list[Panel], list[str]]:
-    """The panels, and a line for each that could not be made."""
+    """The panels, and a line per panel that could not be made."""
     panels, problems = [], []
     for case in choose_cases(results):
         try:
@@ -76,7 +76,7 @@ def legend(results: Results) -> str:
 
 
 def make_panel(results: Results, case: str) -> Panel:
-    """Read a case's image, reference and predictions; volumes are shown in the slice with most of the reference."""
+    """Read a case's image, reference and predictions; of a volume, the slice with the largest reference is shown."""
     source = Path(results.study.dataset_json)
     dataset = read_object(source, entries={"file_ending": str}, missing="set it right in study.json")
     records = [item.record for item in results.complete]
@@ -133,7 +133,7 @@ def _shown(results: Results) -> tuple[list[Configuration], bool]:
 
 
 def find_prediction(results: Results, item: Configuration, file: str) -> tuple[Observation, Path] | None:
-    """The prediction of the first seed, and fold, that has the case: where it was made, and the file."""
+    """The first cell, by seed and fold, that has predicted the case, and the file of its prediction."""
     for seed in item.seeds:
         for observation in results.complete:
             if (observation.cell.configuration, observation.cell.seed) == (item.name, seed):
@@ -146,7 +146,7 @@ def find_prediction(results: Results, item: Configuration, file: str) -> tuple[O
 def read_image(
     results: Results, dataset: dict[str, Any], case: str, records: list[dict[str, Any]], reader: Any
 ) -> np.ndarray | None:
-    """The case's image (channels, Z, H, W) from nnU-Net's raw folder, or None where it is not there."""
+    """The case's image (channels, Z, H, W) from nnU-Net's raw folder, or None if it is missing."""
     subset = TEST_IMAGES if any(record.get("predicted") == TEST_IMAGES for record in records) else TRAIN_IMAGES
     folders = [Path(results.study.dataset_json).parent]
     if os.environ.get(RAW):

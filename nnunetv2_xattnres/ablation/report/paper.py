@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 from nnunetv2_xattnres.catalogue import NETWORKS, STUDIES
 
-MAIN = (1, 2)  # the tables of the main results
+MAIN = (1, 2)  # tables with the main results
 
 
 class PaperScore(NamedTuple):
-    """Dice and IoU in per cent; HD95 as printed (computed in voxels); None where the paper prints nothing.
+    """A score of the paper: Dice and IoU in per cent, HD95 in voxels as printed; None where the paper prints nothing.
 
-    ``classes`` is the Dice of each class of Table 1 by the heading of its column.
+    ``classes`` maps a column heading of Table 1 to the Dice of that class.
     """
 
     dice: float | None
@@ -23,7 +23,7 @@ class PaperScore(NamedTuple):
     classes: dict[str, float]
 
 
-# column of Table 1: the words of our label's name; KL and KR are the kidneys, GB the gallbladder, PC the pancreas
+# column of Table 1: words in our label's name; KL and KR are the kidneys, GB the gallbladder, PC the pancreas
 _CLASS_WORDS = {
     "Aorta": {"aorta"},
     "GB": {"gallbladder"},
@@ -44,13 +44,13 @@ _DATASETS = {
 
 
 def paper_dataset(name: str) -> str | None:
-    """Which of the paper's data sets a name such as ``Dataset011_ClinicDB`` means, or None."""
+    """The paper's data set to which a name such as ``Dataset011_ClinicDB`` refers, or None."""
     plain = re.sub(r"[^a-z0-9]", "", re.sub(r"^Dataset\d+", "", name).lower())
     return next((title for key, title in _DATASETS.items() if key in plain), None)
 
 
 def paper_score(dataset: str | None, network: str, variant: str, tables: tuple[int, ...] = MAIN) -> PaperScore | None:
-    """The score of a network and a variant (keys of the catalogue) in the first of the paper's tables that has it."""
+    """The paper's score of a network and a variant (keys of the catalogue), from the first of ``tables`` that has it."""
     name = NETWORKS[network].paper if network in NETWORKS else None
     if dataset is None or name is None:
         return None
@@ -59,12 +59,12 @@ def paper_score(dataset: str | None, network: str, variant: str, tables: tuple[i
 
 
 def paper_in_table(study: str, dataset: str | None, network: str, variant: str) -> PaperScore | None:
-    """The same for the table of a study. The paper has Tables 4 and 5 for Synapse only."""
+    """The paper's score in the table of a study. Tables 4 and 5 have Synapse only."""
     return paper_score(dataset, network, variant, STUDIES[study].paper_tables)
 
 
 def note_of(study: str, dataset: str | None) -> list[str]:
-    """What a reader has to know of the paper's table of a study."""
+    """What readers must know about the paper's table of a study."""
     if 4 in STUDIES[study].paper_tables and dataset == "Synapse":
         return ["Full: the paper's Table 4 prints the number of its network with skip connections (76.40)."]
     if 5 in STUDIES[study].paper_tables:
@@ -82,7 +82,7 @@ def paper_class(score: PaperScore, label: str) -> float | None:
 
 @cache
 def _scores() -> dict[tuple[int, str, str, str], PaperScore]:
-    """Table, data set, network and variant to the score."""
+    """Maps table, data set, network and variant to the score."""
     text = resources.files(__package__).joinpath("paper.csv").read_text(encoding="utf-8")
     found = {}
     for row in csv.DictReader(text.splitlines()):

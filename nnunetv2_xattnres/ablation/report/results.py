@@ -1,4 +1,4 @@
-"""The folder of a study, read for its report: scores as arrays, what was run, what is missing."""
+"""Reads the folder of a study for its report: scores as arrays, finished cells, missing cells."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,22 +15,22 @@ from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.evaluation.files import read_scores
 from nnunetv2_xattnres.evaluation.scores import METRICS
 
-DISTANCES = ("hd95",)  # metrics of which less is better
+DISTANCES = ("hd95",)  # metrics for which lower is better
 
 
 @dataclass
 class Configuration:
-    """One configuration with the scores of its complete cells.
+    """One configuration and the scores of its complete cells.
 
     Attributes:
-        name: In the plans file, such as ``2d_replace``.
+        name: Name in the plans file, such as ``2d_replace``.
         variant: Its routing, a key of the catalogue.
         network: A key of the catalogue.
         studies: The studies that compare it.
         seeds: Seeds in ``scores``.
         scores: Metric to array (seeds, cases, labels), NaN where not defined; folds of a test case are averaged.
         missing_seeds: Seeds left out, because one of their folds is not complete.
-        partial: No seed has all folds: ``scores`` holds what there is.
+        partial: True if no seed has all folds; ``scores`` then holds the folds that exist.
     """
 
     name: str
@@ -44,17 +44,17 @@ class Configuration:
 
     @property
     def title(self) -> str:
-        """Such as ``U-Net (no skip)``."""
+        """The title, such as ``U-Net (no skip)``."""
         return f"{network_title(self.network)} ({variant_title(self.variant)})"
 
 
 @dataclass
 class Results:
-    """Everything that a report is made of.
+    """All data of a report.
 
     Attributes:
         study: The study.
-        observations: Its cells as they are now.
+        observations: Its cells and their present states.
         configurations: Its configurations with their scores.
         cases: Names of the scored cases.
         labels: Name of each scored label to its value or values.
@@ -81,7 +81,7 @@ class Results:
     def compare(
         self, base: Configuration, item: Configuration, metric: str = "dice", label: int | None = None
     ) -> Difference:
-        """``item`` against ``base``, over all labels or one; computed once, because its bootstrap takes long."""
+        """Compare ``item`` with ``base``, over all labels or one; computed once, because the bootstrap is slow."""
         key = (base.name, item.name, metric, label)
         if key not in self._differences:
             column = slice(None) if label is None else slice(label, label + 1)
@@ -90,7 +90,7 @@ class Results:
         return self._differences[key]
 
     def find(self, network: str, variant: str) -> Configuration | None:
-        """The configuration of a network and a variant that has scores, or None."""
+        """The configuration of a network and a variant, or None if it has no scores."""
         for item in self.configurations:
             if (item.network, item.variant) == (network, variant) and item.seeds:
                 return item
@@ -103,7 +103,7 @@ class Results:
 
 
 def load_results(folder: Path) -> Results:
-    """Read a study's folder; raises :class:`InputError` where it is none, or its scores do not go together."""
+    """Read a study's folder; raises :class:`InputError` if it is no study, or its scores are not comparable."""
     study = Study.load(folder)
     if study is None:
         raise InputError(f"{folder} holds no study.json: name the folder that `nnunetv2_xattnres ablate` wrote.")
@@ -168,7 +168,7 @@ def _table(scores: dict[str, Any], metric: str, cases: list[str], labels: list[s
 
 
 def _average(tables: list[np.ndarray]) -> np.ndarray:
-    """Mean over folds of each case: a test case has one score per fold, a validation case one in all."""
+    """Mean over folds per case: a test case has one score per fold, a validation case has a single score."""
     stacked = np.stack(tables)
     counts = (~np.isnan(stacked)).sum(axis=0)
     return np.where(counts > 0, np.nansum(stacked, axis=0) / np.maximum(counts, 1), np.nan)

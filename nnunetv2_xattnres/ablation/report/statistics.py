@@ -1,7 +1,7 @@
-"""What a few seeds and a set of cases allow to say about the difference between two configurations.
+"""Compares two configurations, given a few seeds and a set of cases.
 
-Scores of one configuration are an array (seeds, cases, labels), NaN where a score is not defined. Its summary is the
-mean over cases, then over labels, for each seed, and from these the mean and standard deviation over seeds.
+The scores of a configuration are an array (seeds, cases, labels), NaN where a score is not defined. For each seed, the
+mean is over cases, then over labels. The summary is the mean and the standard deviation of these over the seeds.
 """
 
 import warnings
@@ -12,7 +12,7 @@ from scipy import stats
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
-ROUNDING = 1e-9  # equal means over equal seeds differ by less
+ROUNDING = 1e-9  # rounding makes equal means differ by less than this
 
 
 class Spread(NamedTuple):
@@ -27,14 +27,14 @@ class Difference(NamedTuple):
     """Variant minus baseline, in the metric's own unit.
 
     Attributes:
-        value: Mean paired difference: over cases, then labels, seeds averaged first.
+        value: Mean paired difference: scores are averaged over seeds, then over cases, then over labels.
         low: Lower end of the bootstrap interval over cases, NaN with fewer than two cases.
         high: Its upper end.
         cases: Cases that are compared.
-        left_out: Scores of a class in a case that some runs have and others have not: they count in means, not here.
+        left_out: Number of scores that some runs have and others lack: they count in the means, but not here.
         seed_spread: Standard deviation of the difference between two single runs, NaN with a single seed.
         seed_p: p value of Welch's t test on the seeds' means, NaN with a single seed or without any spread.
-        reading: The same in words.
+        reading: The result in words.
     """
 
     value: float
@@ -64,17 +64,17 @@ def spread(scores: np.ndarray) -> Spread:
 def paired_difference(baseline: np.ndarray, variant: np.ndarray, higher_is_better: bool = True) -> Difference:
     """Compare two configurations case by case.
 
-    The interval comes from a bootstrap over cases: it says how far the difference depends on which patients or images
-    were tested. It knows nothing of the training's randomness, so that is said beside it: a difference no larger than
-    the spread of single runs is "within seed spread", and it is "better" or "worse" only where the interval leaves 0
-    out and the seeds by themselves settle it too (Welch's t test at 5 %).
+    The interval is a bootstrap over cases: it shows how much the difference depends on the tested patients or images.
+    It does not include the randomness of training. Therefore the reading also uses the seeds: a difference that is at
+    most the spread of single runs is "within seed spread". It is "better" or "worse" only if the interval excludes 0
+    and the seeds by themselves are significant as well (Welch's t test at 5 %).
 
-    Compared is what every run of both has scored. A class that only some runs found in a case has no HD95 in the
-    others, and one that is neither there nor found has no Dice: such scores are counted and left out.
+    Only scores that every run of both configurations has are compared; the others are counted and left out. A run that
+    does not find a class has no HD95 for it. If the reference does not have the class either, it has no Dice.
 
     Args:
         baseline: Array (seeds, cases, labels).
-        variant: Array (seeds, cases, labels): same cases and labels, any number of seeds.
+        variant: Array (seeds, cases, labels) with the same cases and labels, and any number of seeds.
         higher_is_better: False for distances.
     """
     scored = ~np.isnan(np.concatenate([baseline, variant]))
@@ -98,9 +98,9 @@ def paired_difference(baseline: np.ndarray, variant: np.ndarray, higher_is_bette
 
 
 def bootstrap_interval(differences: np.ndarray, resamples: int = RESAMPLES) -> tuple[float, float]:
-    """Percentile interval of the mean over cases, then labels, of (cases, labels), cases drawn with replacement.
+    """Percentile interval of the mean over cases, then labels, of an array (cases, labels); cases are resampled.
 
-    The same data give the same interval: the random numbers start from a fixed seed.
+    The random numbers start from a fixed seed, so the same data give the same interval.
     """
     cases = len(differences)
     if cases < 2:
@@ -109,7 +109,7 @@ def bootstrap_interval(differences: np.ndarray, resamples: int = RESAMPLES) -> t
     valid = ~np.isnan(differences)
     filled = np.where(valid, differences, 0.0)
     means = []
-    for start in range(0, resamples, 1000):  # in parts: a few thousand cases would need gigabytes at once
+    for start in range(0, resamples, 1000):  # in parts: all at once, a few thousand cases would need gigabytes
         size = min(1000, resamples - start)
         counts = rng.multinomial(cases, np.full(cases, 1 / cases), size=size).astype(float)
         drawn = counts @ valid
@@ -127,7 +127,7 @@ def _seed_test(baseline: np.ndarray, variant: np.ndarray) -> float:
 def _read(value: float, low: float, high: float, seed_spread: float, seed_p: float, higher_is_better: bool) -> str:
     if np.isnan(seed_spread):
         return "single run: the seed spread is unknown"
-    if seed_spread <= ROUNDING:  # networks that learned nothing predict the same: nothing, or everything
+    if seed_spread <= ROUNDING:  # networks that learned nothing all predict the same: nothing, or everything
         return "no spread: all seeds score the same"
     if abs(value) <= seed_spread:
         return "within seed spread"
@@ -139,7 +139,7 @@ def _read(value: float, low: float, high: float, seed_spread: float, seed_p: flo
 
 
 def nanmean(values: np.ndarray, axis: int) -> np.ndarray:
-    """``np.nanmean`` without its warning about a class that never occurs, whose mean is NaN as it should be."""
+    """``np.nanmean`` without its warning for a class that never occurs; the mean of such a class is NaN."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         return np.nanmean(values, axis=axis)

@@ -18,7 +18,7 @@ SCALES = {"dice": 100.0, "iou": 100.0, "hd95": 1.0}
 
 
 class Row(NamedTuple):
-    """``kind`` is ``ours``, ``paper`` or ``delta``."""
+    """A row of a table; ``kind`` is ``ours``, ``paper`` or ``delta``."""
 
     kind: str
     cells: list[str]
@@ -26,7 +26,7 @@ class Row(NamedTuple):
 
 @dataclass
 class Table:
-    """A table with its words; ``text_columns`` are aligned to the left, all others are numbers."""
+    """A table with its title and notes; ``text_columns`` are aligned to the left, all other columns are numbers."""
 
     name: str
     title: str
@@ -37,7 +37,7 @@ class Table:
 
 
 def all_tables(results: Results) -> list[Table]:
-    """The tables that the study has configurations for, in the paper's order."""
+    """All tables for which the study has configurations, in the paper's order."""
     studies = [study for study in STUDIES.values() if study.compares is None]
     tables: list[Table | None] = [main_table(results)]
     tables += [(network_table if study.cells else study_table)(results, study) for study in studies]
@@ -45,7 +45,7 @@ def all_tables(results: Results) -> list[Table]:
 
 
 def main_table(results: Results) -> Table:
-    """Every configuration with every metric and class; the paper's rows and the difference of ``both`` below."""
+    """All configurations, metrics and classes; below them, the paper's rows and the difference of ``both``."""
     labels = list(results.labels)
     classes = labels if len(labels) > 1 else []
     dataset = paper_dataset(results.study.dataset)
@@ -73,7 +73,7 @@ def main_table(results: Results) -> Table:
 
 
 def study_table(results: Results, study: Study) -> Table | None:
-    """One study, each network's variants compared with its own base; ``None`` where nothing of it was planned."""
+    """The table of one study, in which each network has its own base; ``None`` if the study was not planned."""
     chosen = [
         item
         for network in results.networks
@@ -146,7 +146,7 @@ def _cost(network: str, variant: str) -> tuple[float, float]:
 
 
 def _first_cells(study: Study, item: Configuration, several: bool) -> list[str]:
-    """The cells that say which configuration a row is of."""
+    """The first cells of a row, which name its configuration."""
     name = network_title(item.network)
     if study.marks:
         variant = VARIANTS[item.variant]
@@ -165,7 +165,7 @@ def _difference_cells(results: Results, item: Configuration, base_variant: str) 
 
 
 def _distance_notes(results: Results) -> list[str]:
-    """A model that finds nothing has no HD95: its mean would look better than it is without these words."""
+    """Notes on missing HD95: a model that finds nothing has none, so its mean looks better than it is."""
     counts = {
         item.title: int((np.isnan(item.scores["hd95"]) & ~np.isnan(item.scores["dice"])).sum())
         for item in results.configurations
@@ -195,7 +195,7 @@ def _paper_note(results: Results, dataset: str) -> str:
 
 
 def mean_sd(value: Spread | None, scale: float) -> str:
-    """``91.23 ± 0.31``, without ± for a single seed."""
+    """Mean and standard deviation, as in ``91.23 ± 0.31``; the mean alone for a single seed."""
     if value is None or not value.seeds or math.isnan(value.mean):
         return MISSING
     text = f"{value.mean * scale:.2f}"
@@ -222,7 +222,7 @@ def interval(found: Difference, scale: float) -> str:
 
 
 def seed_text(item: Configuration) -> str:
-    """How many seeds, and whether something is missing."""
+    """The number of seeds, and whether something is missing."""
     if not item.seeds:
         return "0"
     planned = len(item.seeds) + len(item.missing_seeds)

@@ -1,4 +1,4 @@
-"""The words of a report: what it is about, what it found, what is missing, and what was run."""
+"""The texts of a report: its subject, findings, missing cells, and what was run."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ FINDINGS_RULE = (
     "Against the same network's baseline. Both: XAttnRes beside the skip connections; replace: instead of them; "
     "no skip: neither."
 )
-# said once, above the tables
+# printed once, above the tables
 READING = [
     "± is the standard deviation over seeds of the mean over cases, then over classes.",
     "Δ: difference in points of Dice, paired by case, seeds averaged first. The interval is a bootstrap over cases, "
@@ -31,7 +31,7 @@ READING = [
 
 
 def subtitle(results: Results) -> str:
-    """One line: how much of what."""
+    """One line: the data set and the number of cells, configurations and seeds."""
     done, planned = len(results.complete), len(results.observations)
     seeds = len({item.cell.seed for item in results.observations})
     folds = list(dict.fromkeys(item.cell.fold for item in results.observations))
@@ -41,7 +41,7 @@ def subtitle(results: Results) -> str:
 
 
 class Finding(NamedTuple):
-    """One routing against its baseline."""
+    """The comparison of one routing with its baseline."""
 
     subject: str
     numbers: str
@@ -49,7 +49,7 @@ class Finding(NamedTuple):
 
 
 def findings(results: Results) -> list[Finding]:
-    """Each routing of each network against the baseline, as far as both have scores."""
+    """Compares each routing of each network with the baseline, if both have scores."""
     found = []
     for network in results.networks:
         base = results.find(network, STUDIES["skip"].base)
@@ -70,7 +70,7 @@ def _finding(results: Results, subject: str, base: Configuration, item: Configur
 
 
 def cautions(results: Results) -> list[str]:
-    """What the number of seeds and cases does not allow to say."""
+    """Warnings about too few seeds or cases."""
     seeds = [len(item.seeds) for item in results.configurations if item.seeds]
     lines = []
     if seeds and min(seeds) == 1:
@@ -85,7 +85,7 @@ def cautions(results: Results) -> list[str]:
 
 
 def missing(results: Results) -> tuple[str, list[str]]:
-    """A summary of the cells without scores, and a line for each; both empty where the study is complete."""
+    """A summary of the cells without scores, and a line per cell; both are empty if the study is complete."""
     left = [item for item in results.observations if item.state != COMPLETE]
     if not left:
         return "", []
@@ -97,7 +97,7 @@ def missing(results: Results) -> tuple[str, list[str]]:
 
 
 def facts(results: Results) -> tuple[list[tuple[str, str]], list[str]]:
-    """What was run, as pairs of name and value, and what does not go together."""
+    """What was run, as pairs of name and value, and a line per inconsistency."""
     study, records = results.study, [item.record for item in results.complete]
     cells = [item.cell for item in results.observations]
     versions = [record.get("versions", {}) for record in records]
@@ -142,7 +142,7 @@ def cell_rows(results: Results) -> list[list[str]]:
 
 
 def commands(results: Results) -> list[tuple[str, list[str]]]:
-    """The commands of every cell that has run any."""
+    """The commands of every cell that has started."""
     return [(item.cell.name, item.record["commands"]) for item in results.observations if item.record.get("commands")]
 
 

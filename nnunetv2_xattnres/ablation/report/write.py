@@ -1,4 +1,4 @@
-"""Write the report of an ablation study: one folder with a page that needs no network, Markdown and CSV."""
+"""Writes the report of an ablation study: a folder with a self-contained page, Markdown and CSV files."""
 
 import os
 import shutil
@@ -20,17 +20,17 @@ FILES = (PAGE, "report.md", "cases.csv", "configurations.csv", "differences.csv"
 
 
 def write_report(study: Path, output: Path | None = None) -> Path:
-    """Write the report of a study, complete or not, and return its page.
+    """Write the report of a study, which may be incomplete, and return the path of its page.
 
     Args:
         study: Folder that ``nnunetv2_xattnres ablate`` wrote.
         output: Folder for ``report.html`` (self-contained), ``report.md`` with ``figures/``, ``cases.csv``,
-            ``configurations.csv`` and ``differences.csv``; by default ``report`` in the study's folder. A report that
-            is there already is replaced as a whole.
+            ``configurations.csv`` and ``differences.csv``; by default ``report`` in the study's folder. An
+            existing report is replaced as a whole.
 
     Raises:
-        InputError: ``study`` is no study, its scores do not go together, ``output`` holds something else, or the
-            report cannot be written; the report that is there already stays then.
+        InputError: ``study`` is no study, its scores are not comparable, ``output`` holds something else, or the report
+            cannot be written. An existing report then stays.
     """
     output = study / "report" if output is None else output
     _check_output(output)
@@ -83,7 +83,7 @@ def _write(folder: Path, results: Results, page: Page, panels: list[Panel]) -> N
 
 
 def _replace(new: Path, output: Path) -> None:
-    """Put the new report where the old one is, which stays until that has worked."""
+    """Replace the old report by the new one; if that fails, the old one stays."""
     former = new.with_name(f"{new.name}.former")
     if output.exists():
         output.rename(former)
