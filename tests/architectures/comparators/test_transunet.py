@@ -35,7 +35,8 @@ def test_decoder_written_out():
 
     x = layer(decoder.project, features[3])
     assert x.shape[1] == 512
-    for stage, skip, width in zip(decoder.stages, [features[2], features[1], features[0], None], (256, 128, 64, 16)):
+    skips = [features[2], features[1], features[0], None]
+    for stage, skip, width in zip(decoder.stages, skips, (256, 128, 64, 16), strict=True):
         x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
         x = x if skip is None else torch.cat([x, skip], 1)
         x = layer(stage[1], layer(stage[0], x))
