@@ -21,6 +21,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
     RESNET: {"out_indices": (1, 4), "output_stride": 16},
     # the third stage has two of its six blocks; windows are padded where they do not divide the map
     SWIN: {"depths": (2, 2, 2, 2), "strict_img_size": False},
-    R50_VIT: {"dynamic_img_size": True},
+    # as in TransUNet: no class token, and dropout. timm's is after the projection of the attention as well
+    R50_VIT: {"class_token": False, "global_pool": "", "num_classes": 0, "pos_drop_rate": 0.1, "proj_drop_rate": 0.1},
 })  # fmt: skip
 """Name of each encoder in timm to the options that it is built with."""

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from nnunetv2_xattnres.architectures.sizes import AnySizeNetwork
-from nnunetv2_xattnres.encoders import OPTIONS
+from nnunetv2_xattnres.architectures.vit_hybrid import HybridViT
+from nnunetv2_xattnres.encoders import OPTIONS, R50_VIT
 
 
 class PretrainedEncoderNetwork(AnySizeNetwork):
@@ -84,7 +85,10 @@ def build_encoder(name: str, **options: Any) -> Any:
         name: Key of :data:`~nnunetv2_xattnres.encoders.OPTIONS`.
         options: Arguments of the encoder beside those.
     """
-    return _timm().create_model(name, pretrained=False, features_only=True, **OPTIONS[name], **options)
+    options = {"pretrained": False, **OPTIONS[name], **options}
+    if name == R50_VIT:  # timm's form with features_only has maps of the transformer alone
+        return HybridViT(_timm().create_model(name, **options))
+    return _timm().create_model(name, features_only=True, **options)
 
 
 def _normalisation_of(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -103,6 +103,18 @@ def zero_gradients(logits: Tensor, unused: nn.Module) -> Tensor:
     return logits + 0 * sum(parameter.sum() for parameter in unused.parameters())
 
 
+def padded_size(image_size: Sequence[int], stride: int) -> tuple[int, int]:
+    """Height and width of images of ``image_size`` once they are padded to multiples of ``stride``.
+
+    Raises:
+        ValueError: ``image_size`` is not two positive integers.
+    """
+    if len(image_size) != 2 or min(image_size) < 1:
+        raise ValueError(f"image_size is {image_size!r}: give a height and a width in pixels")
+    height, width = (int(length) + -int(length) % stride for length in image_size)
+    return height, width
+
+
 def _resize(logits: Tensor, size: Sequence[int]) -> Tensor:
     return logits if logits.shape[2:] == tuple(size) else F.interpolate(logits, list(size), mode="bilinear")
 
