@@ -42,3 +42,18 @@ class Routing:
             elif not isinstance(value, bool):
                 raise ValueError(f"routing key {key!r} is {value!r}: the valid values are true and false")
         return cls(**routing)
+
+    @classmethod
+    def parse_fusion(cls, routing: dict[str, Any] | None) -> Routing:
+        """The same for a network in which XAttnRes can only take the place of a fusion; ``None`` is the fusion.
+
+        Raises:
+            ValueError: also for a routing that asks for both or for neither.
+        """
+        parsed = cls(encoder=False, decoder=False) if routing is None else cls.parse(routing)
+        if parsed.skip_connections == parsed.decoder:
+            raise ValueError(
+                f"routing {routing!r}: this network has its own fusion (skip_connections true, decoder false) or "
+                "XAttnRes in its place (skip_connections false, decoder true)"
+            )
+        return parsed

@@ -1,4 +1,4 @@
-"""What each comparison network must do, whatever its inside: a test class to inherit from."""
+"""What each comparison network must do, whatever its inside: test classes to inherit from."""
 
 import pytest
 import torch
@@ -10,8 +10,8 @@ from nnunetv2_xattnres.architectures.dry_run import dry_run
 SHAPES = [((97, 131), 1, 1), ((224, 224), 3, 2), ((256, 320), 5, 9), ((33, 64), 3, 1), ((1, 40), 3, 2)]
 
 
-class ComparatorChecks:
-    """Subclasses set these.
+class FormChecks:
+    """What each form of a network must do. Subclasses set these.
 
     Attributes:
         network: The class.
@@ -47,30 +47,33 @@ class ComparatorChecks:
                 (1, classes, *size)
             ] * self.outputs
 
-    @pytest.mark.parametrize("deep_supervision", [True, False])
-    @pytest.mark.parametrize("mixed", [False, True])
+    # with and without deep supervision, in full and in mixed precision
+    @pytest.mark.parametrize(("deep_supervision", "mixed"), [(True, True), (False, False)])
     def test_every_parameter_is_trained_with_a_batch_of_one(self, deep_supervision, mixed):
         network = self.build(classes=3, deep_supervision=deep_supervision).train()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
-            outputs = network(torch.rand(1, 3, 33, 64))
+            outputs = network(torch.rand(1, 3, 17, 30))
         outputs = outputs if deep_supervision else [outputs]
         assert all(torch.isfinite(output).all() for output in outputs)
         sum(output.float().square().mean() for output in outputs).backward()
         # not "is zero": residual blocks from random weights begin with a batch normalisation of weight zero
         assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
 
+
+class ComparatorChecks(FormChecks):
+    """What each network must do beside."""
+
     def test_deep_supervision_is_switched_by_nnunets_attribute(self):
         network = self.build().eval()
-        x = torch.rand(2, 3, 40, 64)
+        x = torch.rand(2, 3, 20, 32)
         with torch.no_grad():
             single = network(x)
             network.decoder.deep_supervision = True
             several = network(x)
-        assert isinstance(several, list) and len(several) == self.outputs
-        torch.testing.assert_close(sum(several) if self.sums_outputs else several[0], single)
-        other = self.build(deep_supervision=True).eval()
-        other.load_state_dict(network.state_dict())
-        with torch.no_grad():
+            assert isinstance(several, list) and len(several) == self.outputs
+            torch.testing.assert_close(sum(several) if self.sums_outputs else several[0], single)
+            other = self.build(deep_supervision=True).eval()
+            other.load_state_dict(network.state_dict())
             torch.testing.assert_close(other(x), several)
 
     def test_logits_have_no_last_activation(self):
@@ -80,43 +83,24 @@ class ComparatorChecks:
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.normal_(module.weight, std=0.2)
         with torch.no_grad():
-            logits = network(torch.randn(1, 3, 64, 64))
+            logits = network(torch.randn(1, 3, 32, 32))
         assert logits.min() < 0 or logits.max() > 1
 
-    def test_padding_is_cropped_off_again(self):
+    def test_sizes_of_the_input(self):
         network = self.build().eval()
-        x = torch.rand(1, 3, 50, 70)
-        padded = nn.functional.pad(x, (0, -70 % network.stride, 0, -50 % network.stride))
         with torch.no_grad():
-            torch.testing.assert_close(network(x), network(padded)[..., :50, :70])
+            x = torch.rand(1, 3, 20, 40)  # padding is cropped off again
+            padded = nn.functional.pad(x, (0, -40 % network.stride, 0, -20 % network.stride))
+            torch.testing.assert_close(network(x), network(padded)[..., :20, :40])
+            small = nn.functional.interpolate(x, (32, 32), mode="bilinear", antialias=True)
+            expected = nn.functional.interpolate(network(small), (20, 40), mode="bilinear")
+            network.input_size = (32, 32)  # resized there and back
+            torch.testing.assert_close(network(x), expected)
 
-    def test_input_size_resizes_there_and_back(self):
-        fixed, plain = self.build(input_size=[64, 32]).eval(), self.build().eval()
-        x = torch.rand(1, 3, 50, 40)
-        small = nn.functional.interpolate(x, (64, 32), mode="bilinear", antialias=True)
-        with torch.no_grad():
-            expected = nn.functional.interpolate(plain(small), (50, 40), mode="bilinear")
-            torch.testing.assert_close(fixed(x), expected)
-
-    def test_compiles_without_a_graph_break(self):
-        torch._dynamo.reset()
-        network = self.build(deep_supervision=True).eval()
-        x = torch.rand(1, 3, 64, 64)
-        with torch.no_grad():
-            expected = network(x)
-            ours = torch.compile(network, fullgraph=True, backend="eager")(x)
-        torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-4)
-
-    @pytest.mark.slow
-    def test_a_training_step_compiles(self):
+    def test_a_training_step_compiles_without_a_graph_break(self):
         torch._dynamo.reset()
         network = self.build(deep_supervision=True).train()
-        outputs = torch.compile(network, fullgraph=True, backend="aot_eager")(torch.rand(2, 3, 64, 64))
+        outputs = torch.compile(network, fullgraph=True, backend="eager")(torch.rand(1, 3, 32, 64))
+        assert [output.shape for output in outputs] == [(1, 2, 32, 64)] * self.outputs
         sum(output.square().mean() for output in outputs).backward()
         assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
-
-    def test_feature_map_size(self):
-        with torch.device("meta"):
-            network = self.network(3, 2, **self.counted)
-        small, large = (network.compute_conv_feature_map_size(size) for size in ((128, 128), (256, 256)))
-        assert 3 < large / small < 5
