@@ -31,7 +31,7 @@ READING = [
 
 
 def subtitle(results: Results) -> str:
-    """One line: the data set and the number of cells, configurations and seeds."""
+    """One line: how many cells are complete, and the seeds, folds and cases."""
     done, planned = len(results.complete), len(results.observations)
     seeds = len({item.cell.seed for item in results.observations})
     folds = list(dict.fromkeys(item.cell.fold for item in results.observations))
