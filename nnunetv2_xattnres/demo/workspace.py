@@ -103,7 +103,7 @@ class Workspace:
         environment |= self.folders
         # for a few small images, starting processes takes longer than their work; planning needs one
         environment |= {DEFAULT_PROCESSES: "1", AUGMENTATION_PROCESSES: "0" if hook else "1"}
-        # nnU-Net starts one thread per core; on a busy machine, threads that spin while they wait take ten times as long
+        # nnU-Net starts one thread per core; on a busy machine, they would spin while they wait, ten times the work
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         if hook:
             environment[HOOK] = str(HOOK_FOLDER)

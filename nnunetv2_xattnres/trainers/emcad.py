@@ -1,4 +1,4 @@
-"""``nnUNetTrainer_EMCAD``: pretrained encoder, AdamW and EMCAD's loss, in nnU-Net's epochs and augmentation."""
+"""``nnUNetTrainer_EMCAD``: pretrained encoder, AdamW and EMCAD's loss, with nnU-Net's epochs and augmentation."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ WEIGHT_CE, WEIGHT_DICE = 0.3, 0.7
 class nnUNetTrainer_EMCAD(PluginTrainer):
     """Trains a configuration whose network is ``EMCADNet``.
 
-    When a training starts, and not when it continues, the encoder gets the weights that ``encoder_weights`` in the
-    plans asks for. AdamW at a constant 1e-4 with weight decay 1e-4, and 0.3 cross-entropy + 0.7 Dice summed over the
-    fifteen subsets of the four outputs.
+    When a training starts, but not when it continues, the encoder gets the weights in ``encoder_weights`` of the plans.
+    The optimiser is AdamW at a constant 1e-4 with weight decay 1e-4. The loss is 0.3 cross-entropy + 0.7 Dice, summed
+    over the fifteen subsets of the four outputs.
 
     Raises:
         InputError: the configuration names another network, or the weights cannot be loaded.
@@ -32,7 +32,7 @@ class nnUNetTrainer_EMCAD(PluginTrainer):
     _restoring = False
 
     def configure_recipe(self) -> None:
-        """EMCAD's learning rate and weight decay."""
+        """Set EMCAD's learning rate and weight decay."""
         super().configure_recipe()
         name = self.configuration_manager.network_arch_class_name
         if name != NETWORKS["emcad"].class_name:
@@ -50,14 +50,14 @@ class nnUNetTrainer_EMCAD(PluginTrainer):
             load_pretrained_encoder(self)
 
     def load_checkpoint(self, *arguments: Any, **named: Any) -> None:
-        """As nnU-Net, whatever it calls its parameter: a training that continues needs no pretrained weights."""
+        """As nnU-Net, which has renamed the parameter; a continued training needs no pretrained weights."""
         self._restoring = True
         super().load_checkpoint(*arguments, **named)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """AdamW at a constant learning rate."""
         optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay)
-        # exponent 0: nnU-Net steps the scheduler with the epoch's number, which torch's own deprecate
+        # exponent 0: nnU-Net passes the epoch to the scheduler's step, which torch's own schedulers deprecate
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, exponent=0)
 
     def _build_loss(self) -> nn.Module:
@@ -78,7 +78,7 @@ class nnUNetTrainer_EMCAD(PluginTrainer):
 
 
 class nnUNetTrainer_EMCAD_Trial(nnUNetTrainer_EMCAD):
-    """2 epochs of 20 iterations, 5 for validation: does it run, on this machine, with this data?"""
+    """2 epochs of 20 iterations, 5 for validation, to test whether a training runs on a machine and with its data."""
 
     epochs = 2
     iterations = 20
@@ -86,10 +86,10 @@ class nnUNetTrainer_EMCAD_Trial(nnUNetTrainer_EMCAD):
 
 
 def load_pretrained_encoder(trainer: PluginTrainer) -> None:
-    """Give the encoder of ``trainer.network`` the weights that the plans ask for, and say so in the log.
+    """Load the weights that the plans name into the encoder of ``trainer.network``, and log this.
 
     Raises:
-        InputError: they cannot be loaded; a training must not start then.
+        InputError: the weights cannot be loaded, so the training must not start.
     """
     from nnunetv2_xattnres.architectures.pvt_weights import load_encoder_weights
 
