@@ -14,7 +14,7 @@ from nnunetv2_xattnres.plans.studies import make_variants
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``plan``."""
+    """Add the arguments of ``plan``."""
     parser.add_argument("dataset", metavar="DATASET", help="number or name of the data set, such as 11")
     text = "configurations to vary (default: 2d)"
     parser.add_argument("-c", "--configuration", nargs="+", default=["2d"], metavar="NAME", help=text)

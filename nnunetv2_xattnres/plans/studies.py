@@ -32,14 +32,14 @@ def cells(parent_name: str, parent: dict[str, Any], network: str | None, studies
     Args:
         parent_name: Name of the configuration that the variants inherit from.
         parent: That configuration, resolved.
-        network: One of ``NETWORKS``; ``None`` for the one in the parent.
+        network: Key of ``NETWORKS``; ``None`` is the network of the parent.
         studies: Keys of :data:`STUDIES`, or ``all``.
 
     Returns:
         Name of the configuration to ``{"variant", "network", "studies"}``, in the order of the studies.
 
     Raises:
-        InputError: unknown names, a network without a 3D form for a 3D parent, or nothing left to compare.
+        InputError: a name is unknown, the network has no 3D form for a 3D parent, or nothing is left to compare.
     """
     studies = list(STUDIES) if "all" in studies else studies
     unknown = [study for study in studies if study not in STUDIES]
@@ -74,13 +74,13 @@ def cells(parent_name: str, parent: dict[str, Any], network: str | None, studies
 
 @dataclass(frozen=True)
 class Variants:
-    """Plans with the variants, checked, and not written yet.
+    """Checked plans with the variants, which are not written yet.
 
     Args:
         dataset: Number or name of the data set.
-        found: Name of each configuration asked for to ``{"variant", "network", "studies"}``.
-        plans: Content of the plans file, with what it holds already.
-        changed: Whether the file does not hold that yet.
+        found: Name of each requested configuration to ``{"variant", "network", "studies"}``.
+        plans: New content of the plans file, its present configurations included.
+        changed: Whether the file must be written.
     """
 
     dataset: int | str
@@ -89,7 +89,7 @@ class Variants:
     changed: bool
 
     def write(self) -> None:
-        """Write the plans file, if it would change."""
+        """Write the plans file if it changes."""
         if self.changed:
             save_plans(self.dataset, self.plans)
 
@@ -108,25 +108,25 @@ def make_variants(
     keep: bool = False,
     overwrite: bool = False,
 ) -> Variants:
-    """The content of ``output_plans.json``, which is to stand beside ``base_plans.json`` in nnU-Net's folder.
+    """The content of ``output_plans.json``, which belongs beside ``base_plans.json`` in nnU-Net's folder.
 
-    Every variant inherits from ``configuration``, so it uses the same preprocessed data, and repeats the whole
-    ``architecture`` (nnU-Net merges only top-level keys). Each new network is built once. Plans that were written
-    before are added to; what is asked for and would change in them is an error, and so are other base plans.
+    Every variant inherits from ``configuration``, so it uses the same preprocessed data. It repeats the complete
+    ``architecture``, because nnU-Net merges only top-level keys. Each new network is built once. Existing plans are
+    extended; it is an error if a requested variant would change in them, or if they have other base plans.
 
     Args:
         dataset: Number or name of the data set.
-        configuration: The parent, or several of them.
-        base_plans: Name of the plans that have it; they stay as they are.
+        configuration: The parent configuration, or several.
+        base_plans: Name of the plans with these configurations; they stay unchanged.
         output_plans: Name of the plans to write.
-        network: Key of :data:`NETWORKS`; ``None`` takes the one in the parent.
+        network: Key of :data:`NETWORKS`; ``None`` is the network of the parent.
         studies: Keys of :data:`STUDIES`, or ``all``.
         encoder, encoder_weights, input_size: See :func:`~nnunetv2_xattnres.plans.variants.architecture`.
-        keep: Take the variants of ``output_plans.json`` as they are, whatever options they were written with.
+        keep: Use the variants of ``output_plans.json`` as they are, also if other options wrote them.
         overwrite: Replace an existing ``output_plans.json`` as a whole.
 
     Raises:
-        InputError: something is missing, does not fit, does not build, or would be overwritten.
+        InputError: something is missing, does not fit, cannot be built, or would be overwritten.
     """
     if output_plans.casefold() == base_plans.casefold():  # one file on macOS and Windows
         raise InputError(
@@ -172,7 +172,7 @@ def make_variants(
 
 
 def _check_encoder_weights(plans: dict[str, Any], found: dict[str, Cell]) -> None:
-    """Files of weights are looked at now: the training that needs them may start days later, on another machine."""
+    """Check files of weights now, because the training may start days later, on another machine."""
     pretrained = [name for name, cell in found.items() if NETWORKS[cell["network"]].encoder]
     if not pretrained:
         return
@@ -184,7 +184,7 @@ def _check_encoder_weights(plans: dict[str, Any], found: dict[str, Cell]) -> Non
 
 
 def _check_networks(plans: dict[str, Any], found: dict[str, Cell]) -> None:
-    """Variants of U-Net and of the residual encoder have the same names."""
+    """Check that existing variants are of the same network: U-Net and residual encoder use the same names."""
     problems = []
     for name in found.keys() & plans["configurations"].keys():
         has = resolve(plans, name)["architecture"]["network_class_name"]
