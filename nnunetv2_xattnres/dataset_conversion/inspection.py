@@ -33,9 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sheet", type=Path, metavar="PNG", help="picture to write (default: DatasetNNN_NAME_cases.png)"
     )
-    parser.add_argument(
-        "--cases", type=int, default=12, metavar="N", help="cases to draw, 0 for no picture (default: 12)"
-    )
+    parser.add_argument("--cases", type=int, default=12, metavar="N", help="cases to draw; 0: no picture (default: 12)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the choice of cases (default: 0)")
     parser.add_argument("--overwrite", action="store_true", help="replace the picture if it exists")
     parser.add_argument("--workers", type=int, metavar="N", help="threads (default: one per core, at most 4)")

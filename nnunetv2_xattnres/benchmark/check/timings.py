@@ -92,7 +92,7 @@ def measure(
     """Measure one case, given as the values of a :class:`Case`; report each figure as soon as it is known.
 
     ``parts`` names the measurements: ``step`` (with ``first`` and ``memory``), ``inference``, ``bandwidth``. The forms
-    are ``base`` and ``ours``, which take turns in each of ``rounds``. Times are medians in seconds, as the caller waits.
+    are ``base`` and ``ours``, which take turns in each of ``rounds``. Times are medians in seconds, as callers wait.
     ``forms`` counts the forms that computed the readers of ours in one step or forward pass. Bandwidths are in bytes
     per second.
 
