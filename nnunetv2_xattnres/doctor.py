@@ -204,7 +204,7 @@ def check_device() -> Iterator[Finding]:
     yield Finding(
         NOTE,
         f"CPU only, {torch.get_num_threads()} threads{memory}: fine for trials and prediction; add -device cpu. "
-        "The default plans are sized for a GPU and may need more memory than there is: make smaller ones",
+        "The default plans are sized for a GPU and may need more memory than this machine has: make smaller ones",
         (f"nnUNetv2_plan_and_preprocess -d N -c 2d {small.replace('GB', '1')}",),
     )
     if shutil.which("nvidia-smi"):

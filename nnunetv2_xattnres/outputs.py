@@ -19,13 +19,13 @@ def check_outputs(paths: Sequence[Path | None], *, overwrite: bool, advice: str 
         InputError: a file cannot be written, or exists and ``overwrite`` is False; the message lists all of them.
     """
     wanted = [path for path in paths if path]
-    problems = [f"{path} is asked for twice" for path in sorted({path for path in wanted if wanted.count(path) > 1})]
+    problems = [f"{path} is named twice" for path in sorted({path for path in wanted if wanted.count(path) > 1})]
     for path in dict.fromkeys(wanted):
         folder = path.absolute().parent
         if path.is_dir():
             problems.append(f"{path} is a folder")
         elif not folder.is_dir():
-            problems.append(f"{path}: its folder is not there")
+            problems.append(f"{path}: its folder does not exist")
         elif not os.access(folder, os.W_OK | os.X_OK):
             problems.append(f"{path}: you may not write to its folder")
         elif path.exists() and not overwrite:

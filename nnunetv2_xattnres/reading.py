@@ -34,7 +34,7 @@ def check_whole(path: Path) -> None:
         return  # not cut off but another kind of file, which the reader checks
     needed = image.dataobj.offset + image.get_data_dtype().itemsize * math.prod(image.shape)
     if length < needed:
-        raise ValueError(f"it holds {length} bytes, and its header speaks of {needed}")
+        raise ValueError(f"it holds {length} bytes, and its header needs {needed}")
 
 
 def differing_geometry(first: dict[str, Any], second: dict[str, Any]) -> list[str]:

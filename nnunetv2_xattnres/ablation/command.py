@@ -171,7 +171,7 @@ def _run_slurm(args: argparse.Namespace, study: Study, events: Events) -> None:
     try:
         follow(study, states, events, args.poll)
     except KeyboardInterrupt:
-        print("\nthe jobs go on: the same command follows them again, scancel ends them", flush=True)
+        print("\nthe jobs continue: the same command follows them again, scancel stops them", flush=True)
         raise
 
 

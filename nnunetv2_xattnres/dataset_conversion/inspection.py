@@ -142,7 +142,7 @@ def _implausible_labels(dataset: RawDataset, counts: Sequence[Mapping[int, int]]
         for value in missing
     ]
     if no_background(counts):
-        problems.append(f"{labels}: background (0) occurs in 0 of {len(counts)} cases: masks that hold one thing only")
+        problems.append(f"{labels}: background (0) occurs in 0 of {len(counts)} cases: the masks have no background")
     return problems
 
 

@@ -35,7 +35,7 @@ def index_files(folder: Path, pattern: str, problems: list[str], *, skip: str | 
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.is_symlink() and not path.exists():  # for example from git-annex, before the content is fetched
-            problems.append(f"{path}: is a link to {path.readlink()}, which is not there")
+            problems.append(f"{path}: is a link to {path.readlink()}, which does not exist")
         if path.name.startswith(".") or not path.is_file():
             continue
         if skip and re.fullmatch(skip, path.name, re.IGNORECASE):

@@ -88,8 +88,8 @@ class RawDataset:
             name for name in names if name == dataset or (dataset.isdecimal() and dataset_number(name) == int(dataset))
         ]
         if len(found) != 1:
-            state = f"belongs to {' and '.join(found)}" if found else "is not there"
-            raise InputError(f"{root}: data set {dataset} {state}; there are: {', '.join(names) or 'none'}")
+            state = f"belongs to {' and '.join(found)}" if found else "does not exist"
+            raise InputError(f"{root}: data set {dataset} {state}; this folder has: {', '.join(names) or 'none'}")
         path = root / found[0] / "dataset.json"
         description = read_object(
             path,

@@ -118,10 +118,10 @@ class Synapse(Dataset):
         training = [case.name for case in cases if case.part == "train"]
         test = [case.name for case in cases if case.part == "test"]
         if not training:
-            raise InputError("none of the 18 training volumes is there")
+            raise InputError("none of the 18 training volumes was found")
         if self.splits == "literature":
             if not test:
-                raise InputError("--splits literature validates on the test volumes, and none of the 12 is there")
+                raise InputError("--splits literature validates on the test volumes, and none of the 12 was found")
             note = "fold 0 validates on the test volumes: they are in imagesTr too, and scores on them are too good"
             return Split(sorted(training + test), test, [{"train": training, "val": test}], [note])
         if len(training) == 1:

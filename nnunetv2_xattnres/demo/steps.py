@@ -122,7 +122,7 @@ def _report(result: Result, workspace: Workspace, *, seconds: float, frames: int
     print(f"Model     {result.model}")
     print(f"Picture   {result.picture}   (worst to best test frame)")
     print(f"Time      {seconds / 60:.1f} minutes\n")
-    print("To go on with this data set and this model in nnU-Net's own commands, type:")
+    print("To continue with this data set and this model in nnU-Net's own commands, type:")
     for name, folder in workspace.folders.items():
         print(f'  export {name}="{folder}"')
     print(f'  export nnUNet_extTrainer="{HOOK_FOLDER}"')

@@ -64,7 +64,7 @@ def evaluate_folders(
         raise InputError(f'There is no convention "{convention}": it is one of {", ".join(CONVENTIONS)}.')
     for name, folder in (("reference", reference), ("prediction", prediction)):
         if not folder.is_dir():
-            raise InputError(f"The {name} folder {folder} is not there.")
+            raise InputError(f"The {name} folder {folder} does not exist.")
     source = dataset_json or find_dataset_json(reference, prediction)
     dataset = read_dataset_json(source)
     labels = Labels.parse(dataset, str(source))

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         own = NETWORKS[cell["network"]].trainers.get(TRAINER)
         trainer = f" -tr {own}" if own else ""
         print(f"nnUNetv2_train {number} {name:{width}} 0 -p {output}{trainer}".rstrip())
-    print("\nAny trainer does (-tr nnUNetTrainer_XAttnRes shows progress); without -tr it is nnU-Net's own.")
+    print("\nAny trainer works: without -tr it is nnU-Net's own, and -tr nnUNetTrainer_XAttnRes shows progress.")
     if any(NETWORKS[cell["network"]].encoder for cell in found.values()):
         print("nnUNetTrainer_EMCAD loads the encoder's weights; every other trainer starts EMCAD from random weights.")
         print('Our trainers need: export nnUNet_extTrainer="$(nnunetv2_xattnres trainer-path)"')

@@ -134,8 +134,8 @@ def merge(existing: dict[str, Any], new: dict[str, Any], configurations: Iterabl
     made_from = existing[OWN_KEY].get("base_plans")
     if made_from != base:
         raise InputError(
-            f"{name} holds variants of {made_from}, asked for are variants of {base}: give another name for the plans "
-            "to write with --variants"
+            f"{name} holds variants of {made_from}, and variants of {base} are requested: give another name for the "
+            "plans to write with --variants"
         )
     have = existing["configurations"]
     needed = dict.fromkeys(each for configuration in configurations for each in lineage(new, configuration))

@@ -189,7 +189,7 @@ def _check_networks(plans: dict[str, Any], found: dict[str, Cell]) -> None:
     for name in found.keys() & plans["configurations"].keys():
         has = resolve(plans, name)["architecture"]["network_class_name"]
         if has != NETWORKS[found[name]["network"]].class_name:
-            problems.append(f"configuration {name} has {has}, asked for is {found[name]['network']}")
+            problems.append(f"configuration {name} has {has}, and {found[name]['network']} is requested")
     if problems:
         raise InputError(
             f"{plans['plans_name']} holds variants of another network: give another name for the plans to write "
