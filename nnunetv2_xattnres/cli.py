@@ -1,7 +1,7 @@
-"""``nnunetv2_xattnres COMMAND``: finds the module of a command, gives it the arguments, reports its errors.
+"""``nnunetv2_xattnres COMMAND``: imports the module of a command, runs it, and reports its errors.
 
-Each module offers ``add_arguments(parser)`` and ``run(args)``; it is imported only when its command is typed, so that
-the light commands stay light (torch takes seconds to import).
+Each module has ``add_arguments(parser)`` and ``run(args)``. It is imported only if the user types its command, because
+torch takes seconds to import and some commands do not need it.
 """
 
 import argparse
@@ -28,12 +28,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("benchmark", "measure time and memory of networks with and without XAttnRes"),
 }
 
-# a full disk or quota, or one that is read-only, can stop any command that writes: never a fault of the program
+# a full or read-only disk, or a full quota, can stop any command that writes: this is no bug
 FULL = {number for name in ("ENOSPC", "EDQUOT", "EROFS") if (number := getattr(errno, name, None)) is not None}
 
 
 def build_parser(command: str | None) -> argparse.ArgumentParser:
-    """The parser with every command listed, and the arguments of ``command`` filled in."""
+    """The parser with all commands, and with the arguments of ``command``."""
     parser = argparse.ArgumentParser(
         prog="nnunetv2_xattnres", description="XAttnRes for nnU-Net v2: each stage reads all earlier stages."
     )
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `... | head` closed the pipe: not an error of ours
+    except BrokenPipeError:  # `... | head` closed the pipe: this is no error
         sys.stderr.close()
         return 0
     except OSError as error:

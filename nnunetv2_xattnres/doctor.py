@@ -1,6 +1,6 @@
-"""``nnunetv2_xattnres doctor``: what breaks most in an nnU-Net installation, and what to type where something did.
+"""``nnunetv2_xattnres doctor``: checks the usual problems of an nnU-Net installation, and prints what to type.
 
-Nothing is imported at the top that may itself be broken: each check tries, and reports what it could not do.
+Modules that may be broken are not imported at the top: each check imports them itself, and reports failures.
 """
 
 import argparse
@@ -24,10 +24,10 @@ from nnunetv2_xattnres.nnunet_layout import AUGMENTATION_PROCESSES, FOLDERS, HOO
 
 DISTRIBUTION = "nnunetv2-xattnres"
 TRAINER = "nnUNetTrainer_XAttnRes"
-# whose demands on one another have to fit; torchvision and timm come with dynamic-network-architectures
+# packages whose versions must fit together; dynamic-network-architectures installs torchvision and timm
 DEMANDING = (DISTRIBUTION, "nnunetv2", "dynamic-network-architectures", "timm", "torchvision", "numba")
 SHOWN = ("nnunetv2", "torch", "torchvision", "timm", "dynamic-network-architectures", "numba")
-SMALL_GPU_GIB = 10.0  # nnU-Net's default plans are made for 8 GB, and the desktop wants some too
+SMALL_GPU_GIB = 10.0  # nnU-Net's default plans are made for 8 GB, and the desktop needs some memory, too
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 INDENT = len(PROBLEM) + 2
@@ -38,9 +38,9 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        status: ``ok``, ``note`` (works, with something to know) or ``problem``.
-        text: What was found.
-        commands: What to type, one command each.
+        status: ``ok``, ``note`` (it works, but the user should know something) or ``problem``.
+        text: The result of a check.
+        commands: Commands to type.
     """
 
     status: str
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print every finding; returns 1 where something is broken, else 0."""
+    """Print every finding; returns 1 if something is broken, else 0."""
     print(f"nnunetv2_xattnres {__version__}, Python {platform.python_version()} ({sys.executable})")
     problems = 0
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def render(finding: Finding, width: int | None = None) -> str:
-    """The lines of a finding; the text is wrapped, a command never is, so that it can be copied."""
+    """The lines of a finding; the text is wrapped, but no command, so that users can copy it."""
     width = width or min(100, shutil.get_terminal_size().columns)
     text = textwrap.fill(
         finding.text,
@@ -86,7 +86,7 @@ def render(finding: Finding, width: int | None = None) -> str:
 
 
 def check_packages() -> Iterator[Finding]:
-    """Versions that fit together, by the packages' own metadata, and that import."""
+    """Check that packages can be imported, and that their versions fit together by their metadata."""
     versions = ", ".join(f"{name} {_version(name) or 'missing'}" for name in SHOWN)
     misfits = list(_misfits())
     yield from misfits
@@ -94,17 +94,17 @@ def check_packages() -> Iterator[Finding]:
         yield Finding(OK, f"{versions}: they fit together")
     for name in ("torch", "torchvision", "nnunetv2", "numba"):
         if _version(name) is None:
-            continue  # said above, where anything needs it
+            continue  # reported above if a package needs it
         try:
             import_module(name)
-        except Exception as error:  # a broken binary raises anything: ImportError, OSError, RuntimeError
+        except Exception as error:  # a broken binary can raise ImportError, OSError, RuntimeError and others
             yield _import_failed(name, error)
             return
     yield Finding(OK, "torch, torchvision, nnunetv2 and numba import")
 
 
 def check_folders() -> Iterator[Finding]:
-    """The three folders that nnU-Net's commands read from the environment."""
+    """Check the three folders that nnU-Net's commands read from the environment."""
     for name in FOLDERS:
         value = os.environ.get(name)
         suggestion, make = f'export {name}="$HOME/{name}"', f'mkdir -p "${name}"'
@@ -133,7 +133,7 @@ def check_folders() -> Iterator[Finding]:
 
 
 def check_patches() -> Iterator[Finding]:
-    """Planned 2D data sets whose patches see little of an image."""
+    """Find planned 2D data sets whose patches see little of an image."""
     preprocessed = os.environ.get(PREPROCESSED)
     if not preprocessed or not Path(preprocessed).is_dir():
         return
@@ -146,7 +146,7 @@ def check_patches() -> Iterator[Finding]:
 
 
 def check_trainers() -> Iterator[Finding]:
-    """The hook, and whether nnU-Net finds a trainer through it."""
+    """Check the hook, and that nnU-Net finds a trainer through it."""
     export = f'export {HOOK}="$(nnunetv2_xattnres trainer-path)"'
     value = os.environ.get(HOOK)
     if not value:
@@ -161,7 +161,7 @@ def check_trainers() -> Iterator[Finding]:
         return
     yield Finding(OK, f"{HOOK} is {value}")
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net says where it searches
+        with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net prints where it searches
             from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
             found = recursive_find_trainer_class_by_name(TRAINER)
@@ -179,7 +179,7 @@ def check_trainers() -> Iterator[Finding]:
 
 
 def check_device() -> Iterator[Finding]:
-    """What a training would run on, and with how much memory."""
+    """Check on which device a training would run, and with how much memory."""
     try:
         import torch
     except Exception:
@@ -204,7 +204,7 @@ def check_device() -> Iterator[Finding]:
     yield Finding(
         NOTE,
         f"CPU only, {torch.get_num_threads()} threads{memory}: fine for trials and prediction; add -device cpu. "
-        "The default plans are sized for a GPU and may need more memory than there is: make smaller ones",
+        "The default plans are sized for a GPU and may need more memory than this machine has: make smaller ones",
         (f"nnUNetv2_plan_and_preprocess -d N -c 2d {small.replace('GB', '1')}",),
     )
     if shutil.which("nvidia-smi"):
@@ -217,7 +217,7 @@ def check_device() -> Iterator[Finding]:
 
 
 def _misfits() -> Iterator[Finding]:
-    """Every demand of one package on another that the installed version does not meet."""
+    """Find requirements of a package that the installed version of another does not meet."""
     for name in DEMANDING:
         try:
             demands = metadata.requires(name) or []
@@ -225,7 +225,7 @@ def _misfits() -> Iterator[Finding]:
             if name == DISTRIBUTION:
                 text = f"{DISTRIBUTION} is not installed in this Python, only found as a folder"
                 yield Finding(PROBLEM, text, (f"{_pip()} .   # in its clone",))
-            continue  # the other packages that need it say so
+            continue  # reported by the packages that need it
         for demand in map(Requirement, demands):
             if demand.marker and not demand.marker.evaluate({"extra": ""}):
                 continue
@@ -255,7 +255,7 @@ def _version(name: str) -> str | None:
 
 
 def _pip() -> str:
-    """pip of this very Python: the one on the path is often another's."""
+    """The pip command of this Python; the one on the search path often belongs to another Python."""
     return f"{sys.executable} -m pip install"
 
 

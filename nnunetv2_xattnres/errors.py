@@ -1,4 +1,4 @@
-"""The one error that a user of the commands is meant to read."""
+"""The error for users: all commands report bad input with it."""
 
 import re
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ EXAMPLES = 3
 
 
 class InputError(Exception):
-    """Input that cannot be used: the command line prints it without a traceback and exits with 2.
+    """Input that cannot be used. The command line prints it without a traceback and exits with 2.
 
     Args:
         summary: One sentence: what is wrong, where, and what to do about it.
-        problems: Every single problem found, one line each, with the file it is in.
+        problems: One line per problem, with its file.
     """
 
     def __init__(self, summary: str, problems: Sequence[str] = ()) -> None:
@@ -22,9 +22,9 @@ class InputError(Exception):
 
 
 def folded(problems: Sequence[str]) -> list[str]:
-    """The lines, those that differ in their file only as one line with their count and three examples.
+    """The lines; lines that differ only in their file become one line with their number and three examples.
 
-    A line is ``FILE: what is wrong`` or ``FILE what is wrong``. Up to three equal ones stay as they are.
+    A line is ``FILE: what is wrong`` or ``FILE what is wrong``. Up to three equal ones stay unchanged.
     """
     groups: dict[str, list[tuple[str, str]]] = {}
     for problem in problems:

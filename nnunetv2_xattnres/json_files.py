@@ -1,4 +1,4 @@
-"""JSON files: read with one message where they cannot be used, and written whole or not at all."""
+"""Reads JSON files with one message if they cannot be used, and writes them completely or not at all."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def read_json(path: Path, advice: str = _ADVICE) -> Any:
     """The content of a file, ``None`` if it does not exist.
 
     Raises:
-        InputError: it may not be read, or is not JSON, with ``advice``.
+        InputError: it cannot be read, or is not JSON; the message ends with ``advice``.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -33,16 +33,16 @@ def read_json(path: Path, advice: str = _ADVICE) -> Any:
 def read_object(
     path: Path, advice: str = _ADVICE, *, entries: Mapping[str, type] | None = None, missing: str = ""
 ) -> dict[str, Any] | None:
-    """Like :func:`read_json`, for files that hold an object.
+    """Like :func:`read_json`, for files that contain an object.
 
     Args:
         path: The file.
-        advice: What to do where it cannot be used.
-        entries: Keys that it has to have, and the type of each: ``dict``, ``list`` or ``str``.
-        missing: What to do where it does not exist, which is an error then.
+        advice: What the user should do if it cannot be used.
+        entries: Required keys, and the type of each: ``dict``, ``list`` or ``str``.
+        missing: What the user should do if it does not exist; a missing file is then an error.
 
     Raises:
-        InputError: also if the file holds something else, or does not exist and ``missing`` is given.
+        InputError: also if the file contains something else, or does not exist and ``missing`` is given.
     """
     content = read_json(path, advice)
     if content is None and not path.is_file():
@@ -56,10 +56,10 @@ def read_object(
 
 
 def check_entries(content: Mapping[str, Any], source: str, entries: Mapping[str, type], advice: str) -> None:
-    """See that an object has these keys, with values of these types.
+    """Check that an object has these keys, with values of these types.
 
     Raises:
-        InputError: with every key that is missing, or of another type.
+        InputError: keys are missing or have another type; the message lists them.
     """
     problems = [f"has no {key}" for key in entries if key not in content]
     problems += [
@@ -72,15 +72,15 @@ def check_entries(content: Mapping[str, Any], source: str, entries: Mapping[str,
 
 
 def kind_of(value: Any) -> str:
-    """What JSON calls a value, with its article."""
+    """The JSON name of a value's type, with its article."""
     return _KINDS.get(type(value), "a number")
 
 
 def check_format(content: dict[str, Any], path: Path, newest: int) -> None:
-    """See that this version can read a file: its ``format`` is a number, and 1 where the first versions left it out.
+    """Check that this version can read a file by its number ``format``, which is 1 if the file has none.
 
     Raises:
-        InputError: it is newer than ``newest``.
+        InputError: the number is above ``newest``.
     """
     found = content.get("format", 1)
     if not isinstance(found, int) or found > newest:
@@ -90,10 +90,10 @@ def check_format(content: dict[str, Any], path: Path, newest: int) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any] | list[Any]) -> None:
-    """Write a file, and its folder if needed; the file appears whole or not at all.
+    """Write a file completely or not at all, and create its folder if needed.
 
     Raises:
-        InputError: the system refuses, or the disk is full.
+        InputError: the system refuses to write, or the disk is full.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""What this package knows of nnU-Net's files: environment variables, folders, file names, log lines, checkpoint keys.
+"""All names of nnU-Net that this package uses: environment variables, folders, files, log lines, checkpoint keys.
 
-What else it relies on, beyond nnU-Net's commands, is listed in ``CONTRIBUTING.md``.
+``CONTRIBUTING.md`` lists everything else on which it relies, beyond nnU-Net's commands.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _NUMBER = re.compile(r"(?:\(|^|, )(nan|-?[\d.]+(?:e-?\d+)?)")  # np.float32(0.5)
 
 
 def variable_folder(variable: str) -> Path:
-    """The folder that one of nnU-Net's environment variables names.
+    """The folder in one of nnU-Net's environment variables.
 
     Raises:
-        InputError: it is not set.
+        InputError: the variable is not set.
     """
     value = os.environ.get(variable)
     if not value:
@@ -49,23 +49,23 @@ def variable_folder(variable: str) -> Path:
 
 
 def dataset_number(name: str) -> int:
-    """11 for ``Dataset011_ClinicDB``."""
+    """The number of a data set, such as 11 for ``Dataset011_ClinicDB``."""
     return int(name[len("Dataset") :].split("_")[0])
 
 
 def fold_folder(results: Path, dataset: str, trainer: str, plans: str, configuration: str, fold: int | str) -> Path:
-    """Where nnU-Net keeps the checkpoints, logs and validation of a training."""
+    """The folder with the checkpoints, logs and validation of a training."""
     return results / dataset / f"{trainer}__{plans}__{configuration}" / f"fold_{fold}"
 
 
 def training_logs(folder: Path) -> list[Path]:
-    """The logs of a fold's training, oldest first: a training that continues has several."""
-    # their names have the month and the day without zeros, so they do not sort by time
+    """The logs of a fold's training, oldest first; a continued training has several."""
+    # in their names, months and days have no leading zeros, so names do not sort by time
     return sorted(folder.glob("training_log_*.txt"), key=lambda path: path.stat().st_mtime)
 
 
 def last_epoch(logs: list[Path]) -> int | None:
-    """The last epoch that the newest log has begun; reads no more than its end."""
+    """The last epoch in the newest log, of which only the end is read."""
     if not logs:
         return None
     with logs[-1].open("rb") as file:
@@ -75,9 +75,9 @@ def last_epoch(logs: list[Path]) -> int | None:
 
 
 def read_epochs(logs: Iterable[Path]) -> dict[int, tuple[float, float]]:
-    """Epoch to its training loss and its pseudo Dice (0 to 1, mean over classes); where logs overlap, the later counts.
+    """Epoch to its training loss and its pseudo Dice (0 to 1, mean over classes); of two entries, the later counts.
 
-    Epochs that lack either are left out. What is not a number is NaN.
+    Epochs without one of them are left out. Values that are no numbers become NaN.
     """
     losses: dict[int, float] = {}
     scores: dict[int, float] = {}

@@ -1,4 +1,4 @@
-"""Files that a command is asked to write: looked at before the work is done, and whole or not there after it."""
+"""Output files of commands: checked before the work starts, and written completely or not at all."""
 
 import os
 import secrets
@@ -13,19 +13,19 @@ RETRY_SECONDS = (0.05, 0.2, 0.5, 1.0)
 
 
 def check_outputs(paths: Sequence[Path | None], *, overwrite: bool, advice: str = "") -> None:
-    """Look whether every file can be written; ``None`` stands for one that is not asked for.
+    """Check that every file can be written; ``None`` is a file that was not requested.
 
     Raises:
-        InputError: one cannot, or it exists and ``overwrite`` is False; all of them are listed.
+        InputError: a file cannot be written, or exists and ``overwrite`` is False; the message lists all of them.
     """
     wanted = [path for path in paths if path]
-    problems = [f"{path} is asked for twice" for path in sorted({path for path in wanted if wanted.count(path) > 1})]
+    problems = [f"{path} is named twice" for path in sorted({path for path in wanted if wanted.count(path) > 1})]
     for path in dict.fromkeys(wanted):
         folder = path.absolute().parent
         if path.is_dir():
             problems.append(f"{path} is a folder")
         elif not folder.is_dir():
-            problems.append(f"{path}: its folder is not there")
+            problems.append(f"{path}: its folder does not exist")
         elif not os.access(folder, os.W_OK | os.X_OK):
             problems.append(f"{path}: you may not write to its folder")
         elif path.exists() and not overwrite:
@@ -36,12 +36,12 @@ def check_outputs(paths: Sequence[Path | None], *, overwrite: bool, advice: str 
 
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """Yield the name of a file to write, beside ``path`` and with its ending; it becomes ``path`` without an error.
+    """Yield a temporary name beside ``path`` with the same ending; without an error, the file is renamed to ``path``.
 
     Raises:
-        InputError: the system refuses, or the disk is full; nothing is left then.
+        InputError: the system refuses to write, or the disk is full. No file is left then.
     """
-    # unique also among threads, and among machines that share the folder
+    # unique also for threads, and for machines that share the folder
     partial = path.with_name(f".{secrets.token_hex(8)}.{path.name}")
     try:
         yield partial
@@ -55,11 +55,11 @@ def written(path: Path) -> Iterator[Path]:
 def replace_file(source: Path, target: Path) -> None:
     """Rename ``source`` to ``target``, which may exist.
 
-    Windows refuses that as long as somebody reads the target, such as a virus scanner, so it is tried for about two
-    seconds.
+    Windows refuses this while another program, such as a virus scanner, reads the target. Therefore this function
+    tries for about two seconds.
 
     Raises:
-        OSError: the system refuses.
+        OSError: the system still refuses.
     """
     for seconds in RETRY_SECONDS:
         try:

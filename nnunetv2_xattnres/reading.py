@@ -1,4 +1,4 @@
-"""What nnU-Net's readers let pass: files that are cut off, and images that lie in different places."""
+"""Checks that nnU-Net's readers do not make: for cut-off files, and for images in different places."""
 
 import gzip
 import math
@@ -15,14 +15,14 @@ OUT_OF_MEMORY = "out of memory: close other programs, or add --workers 1, which 
 
 
 def check_whole(path: Path) -> None:
-    """Read a ``.nii`` or ``.nii.gz`` to its end; files of other formats pass, their readers notice.
+    """Read a ``.nii`` or ``.nii.gz`` to its end. Files of other formats pass, because their readers check them.
 
-    SimpleITK fills what a cut-off file lacks with zeros, and neither it nor nibabel looks at the checksum of a ``.gz``:
-    what a killed process or a full disk leaves behind would be taken for a case.
+    A killed process or a full disk leaves cut-off files. SimpleITK fills their missing part with zeros, and neither it
+    nor nibabel checks the checksum of a ``.gz``, so such a file would count as a case.
 
     Raises:
         EOFError, gzip.BadGzipFile, zlib.error: the compressed file is cut off or damaged.
-        ValueError: it holds fewer bytes than its header says.
+        ValueError: it has fewer bytes than its header says.
     """
     name = path.name.lower()
     if not name.endswith((".nii", ".nii.gz")):
@@ -31,16 +31,16 @@ def check_whole(path: Path) -> None:
     try:
         image = nib.load(path)
     except ImageFileError:
-        return  # not a cut but another kind of file: for the reader to judge
+        return  # not cut off but another kind of file, which the reader checks
     needed = image.dataobj.offset + image.get_data_dtype().itemsize * math.prod(image.shape)
     if length < needed:
-        raise ValueError(f"it holds {length} bytes, and its header speaks of {needed}")
+        raise ValueError(f"it holds {length} bytes, and its header needs {needed}")
 
 
 def differing_geometry(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
-    """What differs of origin, direction or affine, in the properties that nnU-Net's reader gives with two images.
+    """Differences of origin, direction or affine between the properties of two images from nnU-Net's reader.
 
-    nnU-Net warns of it, and goes by the voxels.
+    nnU-Net warns about them, and then ignores them.
     """
     found = []
     for stuff, keys in (("sitk_stuff", ("origin", "direction")), ("nibabel_stuff", ("original_affine",))):
@@ -52,16 +52,16 @@ def differing_geometry(first: dict[str, Any], second: dict[str, Any]) -> list[st
 
 
 def stop_without_memory(error: BaseException) -> None:
-    """Raise `MemoryError` where ``error`` means that memory was short: the file that was read may be right.
+    """Raise `MemoryError` if ``error`` means that memory ran out, so that the file may be right.
 
-    Libraries in C++ (SimpleITK) report it as an error of their own.
+    C++ libraries (SimpleITK) report this as another error.
     """
     if isinstance(error, MemoryError) or any(text in str(error).lower() for text in MEMORY_TEXTS):
         raise MemoryError(str(error)) from error
 
 
 def exactly(value: float) -> str:
-    """A number with as many digits as tell it from a whole one: 1, and 1.0000001."""
+    """A number with enough digits to distinguish it from a whole number: 1, but 1.0000001."""
     short = f"{value:g}"
     return short if float(short) == value or not math.isfinite(value) else f"{value:.9g}"
 

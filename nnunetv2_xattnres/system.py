@@ -12,28 +12,28 @@ from nnunetv2_xattnres.errors import InputError
 
 
 def available_cores() -> int:
-    """Cores that this process may use, which on a shared machine or a cluster are fewer than there are."""
+    """Number of cores that this process may use; on a shared machine or a cluster, these are not all cores."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def escape_what_the_console_lacks() -> None:
-    """Let standard output print characters that its encoding lacks as escapes, such as ``\\u0394``.
+    """Make standard output print characters that its encoding lacks as escapes, such as ``\\u0394``.
 
-    Consoles of Windows know few letters (cp1252 and the like); a name with another one would end the command in a
-    traceback, after the work was done. Standard error does this already.
+    Consoles of Windows support few letters (cp1252, for example). A name with another letter would end the command with
+    a traceback, after the work was done. Standard error already prints escapes.
     """
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def check_device(device: str) -> None:
-    """Try to compute on a device, before a command writes or waits for anything.
+    """Test that torch can compute on a device, before a command writes or waits for anything.
 
     Args:
-        device: ``cpu``, ``cuda`` or ``mps``, or one of several, such as ``cuda:1``.
+        device: ``cpu``, ``cuda`` or ``mps``, or with a number, such as ``cuda:1``.
 
     Raises:
-        InputError: torch cannot use it.
+        InputError: torch cannot use the device.
     """
     import torch
 
@@ -48,20 +48,20 @@ def check_device(device: str) -> None:
 
 
 def number_of(name: str) -> signal.Signals | None:
-    """The signal of that name, ``None`` where the system does not have it (Windows has few)."""
+    """The signal of that name, or ``None`` if the system does not have it (Windows has few)."""
     return getattr(signal, name, None)
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
-    """For :func:`told_of`: end the work as Ctrl-C does."""
+    """A handler for :func:`told_of` that ends the work as Ctrl-C does."""
     raise KeyboardInterrupt
 
 
 @contextmanager
 def told_of(names: Sequence[str], tell: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Call ``tell`` on these signals, as far as the system knows them.
+    """Call ``tell`` on these signals within a block, if the system has them.
 
-    One that is ignored already stays so: nohup, and a shell that starts a command in the background, hand that on.
+    Ignored signals stay ignored, because nohup, and shells that start a command in the background, set them so.
     """
     there = [number for name in names if (number := number_of(name)) is not None]
     heard = [number for number in there if signal.getsignal(number) is not signal.SIG_IGN]

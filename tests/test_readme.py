@@ -99,6 +99,11 @@ def test_links_lead_somewhere(page):
     assert broken == []
 
 
+def test_the_citation_is_of_this_version():
+    (version,) = re.findall(r'^version: "(.+)"$', (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
+    assert version == metadata.version("nnunetv2-xattnres")
+
+
 # --- the two commands ------------------------------------------------------------------------------------------------
 
 

@@ -52,9 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="local: GPUs, one cell at a time on each, 0 for the CPU (default: all); slurm: GPUs per cell (default: 1)",
     )
     where.add_argument("--partition", metavar="NAME", help="slurm: partition (default: that of SLURM)")
-    where.add_argument(
-        "--time", type=int, default=1440, metavar="MINUTES", help="slurm: time limit of a job (default: 1440)"
-    )
+    where.add_argument("--time", type=int, default=1440, metavar="MINUTES", help="slurm: time limit (default: 1440)")
     where.add_argument("--memory", metavar="SIZE", help="slurm: memory per job, such as 32G (default: that of SLURM)")
     where.add_argument(
         "--cpus", type=int, default=8, metavar="N", help="slurm: CPU cores per cell (default: %(default)s)"
@@ -67,13 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="slurm: further option of sbatch, such as account=lab; may be given several times",
     )
     where.add_argument("--detach", action="store_true", help="slurm: submit the jobs and return")
-    where.add_argument(
-        "--poll",
-        type=float,
-        default=15,
-        metavar="SECONDS",
-        help="slurm: interval between queries (default: 15)",
-    )
+    where.add_argument("--poll", type=float, default=15, metavar="SECONDS", help="slurm: query interval (default: 15)")
     other = parser.add_argument_group("instead of running")
     other.add_argument("--status", action="store_true", help="list the cells and their states")
     other.add_argument("--dry-run", action="store_true", help="check and list the study, and write nothing")
@@ -182,7 +174,7 @@ def _run_slurm(args: argparse.Namespace, study: Study, events: Events) -> None:
     try:
         follow(study, states, events, args.poll)
     except KeyboardInterrupt:
-        print("\nthe jobs go on: the same command follows them again, scancel ends them", flush=True)
+        print("\nthe jobs continue: the same command follows them again, scancel stops them", flush=True)
         raise
 
 

@@ -70,7 +70,7 @@ def check_unchanged(study: Study, plans: dict[str, Any], configurations: Iterabl
     known = {name: study.digests[name] for name in configurations if name in study.digests}
     now = digests(plans, known)
     problems = [
-        f"configuration {name} is {'different' if name in now else 'gone'}"
+        f"configuration {name} is {'different' if name in now else 'missing'}"
         for name, digest in known.items()
         if now.get(name) != digest
     ]
@@ -91,7 +91,7 @@ def _changed(name: str, then: str, now: str | None) -> str:
     if now == then:
         return ""
     if now in (None, "none"):
-        return f"{name}: gone"
+        return f"{name}: missing"
     return f"{name}: {'new' if then == 'none' else 'different'}"
 
 

@@ -130,7 +130,7 @@ def _check_new(folder: Path) -> None:
 def _check_same(there: Study, asked: Study) -> None:
     names = ("dataset", "plans", "base_plans", "configuration", "trainer", "convention")
     problems = [
-        f"{name.replace('_', ' ')}: it has {getattr(there, name)}, asked for is {getattr(asked, name)}"
+        f"{name.replace('_', ' ')}: it has {getattr(there, name)}, and {getattr(asked, name)} is requested"
         for name in names
         if getattr(there, name) != getattr(asked, name)
     ]

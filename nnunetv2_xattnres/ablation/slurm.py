@@ -77,7 +77,9 @@ def check_system(gpus: int) -> None:
     if importlib.util.find_spec("submitit") is None:
         raise InputError("submitit is not installed: pip install 'nnunetv2-xattnres[slurm]'")
     if shutil.which("sbatch") is None:
-        raise InputError("sbatch is not there: start on a machine that submits to SLURM, or use --executor local")
+        raise InputError(
+            "sbatch is not installed here: start on a machine that submits to SLURM, or use --executor local"
+        )
 
 
 def make_executor(study: Study, resources: Resources) -> Any:

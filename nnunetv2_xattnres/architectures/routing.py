@@ -1,4 +1,4 @@
-"""Which stages read from the history pool, and whether skip connections stay: the ``routing`` of a plans file."""
+"""The ``routing`` of a plans file: which stages read the history, and whether skip connections stay."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from nnunetv2_xattnres.architectures.xattnres import QUERY_INITS
 
 @dataclass(frozen=True)
 class Routing:
-    """One row of Table 3 or Table 4, and one of Table 5.
+    """A routing: one row of Table 3 or Table 4, and one row of Table 5.
 
     Args:
-        skip_connections: Concatenate the encoder feature of the same resolution in the decoder (eq. 9).
+        skip_connections: The decoder concatenates the encoder feature of the same resolution (eq. 9).
         encoder: XAttnRes in every encoder stage but the first (eq. 10).
         decoder: XAttnRes in every decoder stage (eq. 11).
         query_init: Initialisation of the pseudo-queries (Table 5).
@@ -29,7 +29,7 @@ class Routing:
         """Read the ``routing`` of a plans file; ``None`` and missing keys mean ``both``.
 
         Raises:
-            ValueError: for an unknown key or value, with the valid ones.
+            ValueError: a key or value is unknown; the message has the valid ones.
         """
         routing = {} if routing is None else routing
         valid = asdict(cls())

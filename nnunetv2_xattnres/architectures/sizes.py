@@ -1,4 +1,4 @@
-"""What a 2D network needs in order to take images of any size: a fixed input size, padding, cropping."""
+"""The base of 2D networks for images of any size: a fixed input size, padding, cropping."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from nnunetv2_xattnres.architectures.xattnres import XAttnRes
 class AnySizeNetwork(nn.Module):
     """A 2D encoder-decoder for inputs of any size.
 
-    The input is resized to ``input_size`` where one is set, and zero-padded at its lower right to a multiple of
-    ``stride``; the logits are cropped and resized back. Subclasses set ``decoder`` (with ``deep_supervision``) and
+    The input is resized to ``input_size``, if that is set, and zero-padded at its lower right to a multiple of
+    ``stride``. The logits are cropped and resized back. Subclasses set ``decoder`` (with ``deep_supervision``) and
     implement :meth:`segment`.
 
     Args:
         stride: Input pixels per pixel of the deepest feature map.
-        input_size: Height and width that the inputs are resized to (bilinear, antialiased), or ``None``.
+        input_size: Height and width to which inputs are resized (bilinear, antialiased), or ``None``.
 
     Raises:
         ValueError: ``input_size`` is not two positive integers.
@@ -49,7 +49,7 @@ class AnySizeNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Logits ``[B, num_classes, H, W]`` of an input ``[B, input_channels, H, W]``.
 
-        With deep supervision a list of them, all of the input's size.
+        With deep supervision it is a list, and all have the size of the input.
         """
         size = x.shape[2:]
         resized = self.input_size is not None and tuple(size) != self.input_size
@@ -63,9 +63,9 @@ class AnySizeNetwork(nn.Module):
         return outputs if self.decoder.deep_supervision else outputs[0]
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
-        """Elements of all feature maps for one sample of ``input_size``, which planners take for memory.
+        """Elements of all feature maps for one sample of ``input_size``, by which planners estimate memory.
 
-        Outputs of convolutions and linear layers, and what each XAttnRes keeps (pooled and aggregated maps).
+        These are the outputs of convolutions and linear layers, and the pooled and aggregated maps of each XAttnRes.
         """
         total = 0
 
@@ -122,7 +122,7 @@ def _resize(logits: Tensor, size: Sequence[int]) -> Tensor:
 def _pad(x: Tensor, stride: int) -> Tensor:
     """Zero-pad ``[B, C, H, W]`` to a multiple of ``stride`` with at least two pixels on the deepest feature map.
 
-    Batch normalisation cannot be trained on a single value, which one image of ``stride`` by ``stride`` would give.
+    One image of ``stride`` by ``stride`` would give a single value, on which batch normalisation cannot be trained.
     """
     height, width = x.shape[2:]
     bottom, right = -height % stride, -width % stride

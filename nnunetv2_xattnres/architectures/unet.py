@@ -1,7 +1,7 @@
 """nnU-Net's two U-Nets with XAttnRes in every stage (eq. 9 to 11), 2D and 3D.
 
-Subclasses of dynamic-network-architectures' networks: same constructor arguments plus ``routing``, same state-dict keys
-for the layers that they share, so that stock checkpoints can seed them.
+The classes are subclasses of dynamic-network-architectures' networks. They have one more argument, ``routing``. Layers
+that both have use the same state-dict keys, so that stock checkpoints can initialise them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nnunetv2_xattnres.architectures.xattnres import History, XAttnRes
 
 
 class _RoutedUNet(nn.Module):
-    """What routing adds to a network with ``.encoder`` and ``.decoder`` of dynamic-network-architectures."""
+    """Adds a routing to a network with ``.encoder`` and ``.decoder`` of dynamic-network-architectures."""
 
     encoder: Any
     decoder: Any
@@ -28,7 +28,7 @@ class _RoutedUNet(nn.Module):
     decoder_xattnres: Any
 
     def _add_routing(self, routing: dict[str, Any] | None, nonlin_first: bool = False) -> None:
-        """Replace the decoder's stages where skip connections go, and add the XAttnRes instances."""
+        """Replace the decoder's stages if skip connections are removed, and add the XAttnRes instances."""
         self.routing = Routing.parse(routing)
         encoder, decoder = self.encoder, self.decoder
         widths = list(encoder.output_channels)
@@ -45,7 +45,7 @@ class _RoutedUNet(nn.Module):
                 self._xattnres(widths[:stage], width) for stage, width in enumerate(widths)
             )
         if self.routing.decoder:
-            up = widths[-2::-1]  # of the decoder's stages, in order of computation
+            up = widths[-2::-1]  # widths of the decoder's stages, in order of computation
             self.decoder_xattnres = nn.ModuleList(
                 self._xattnres(widths + up[:stage], width) for stage, width in enumerate(up)
             )
@@ -54,7 +54,7 @@ class _RoutedUNet(nn.Module):
         return XAttnRes(history, width, self.encoder.conv_op, query_init=self.routing.query_init)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        """Logits ``[B, num_classes, *S]``; with deep supervision a list of them, highest resolution first."""
+        """Logits ``[B, num_classes, *S]``; with deep supervision a list, highest resolution first."""
         history = History()
         skips = self._encode(x, history)
         x = skips[-1]
@@ -92,16 +92,16 @@ class _RoutedUNet(nn.Module):
         return skips
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> np.int64:
-        """Elements of all feature maps for one sample of ``input_size``, which planners take for memory.
+        """Elements of all feature maps for one sample of ``input_size``, by which planners estimate memory.
 
-        To nnU-Net's count for the layers, this adds what XAttnRes keeps until the backward pass: the pooled map of each
-        history entry and the aggregated map of each instance.
+        It is nnU-Net's count for the layers, plus the maps that XAttnRes keeps until the backward pass: the pooled map
+        of each history entry and the aggregated map of each instance.
         """
         sizes = [tuple(input_size)]
         for strides in self.encoder.strides:
             sizes.append(tuple(have // stride for have, stride in zip(sizes[-1], strides, strict=True)))
         stage_sizes = sizes[1:]
-        total = super().compute_conv_feature_map_size(input_size)  # type: ignore[misc]  # of the stock class beside it
+        total = super().compute_conv_feature_map_size(input_size)  # type: ignore[misc]  # of the stock class, the other base
         if self.routing.encoder:
             for index, mix in enumerate(self.encoder_xattnres):
                 total += mix.feature_map_size(stage_sizes[:index], stage_sizes[index])
@@ -124,12 +124,12 @@ class XAttnResUNet(_RoutedUNet, PlainConvUNet):
 
     Args:
         routing: ``skip_connections``, ``encoder``, ``decoder`` (booleans, all true by default) and ``query_init``;
-            see :class:`~nnunetv2_xattnres.architectures.routing.Routing`. With ``baseline``'s values this is
-            ``PlainConvUNet``: same state-dict keys, same outputs.
-        *args, **kwargs: those of ``PlainConvUNet``.
+            see :class:`~nnunetv2_xattnres.architectures.routing.Routing`. With the values of ``baseline``, this
+            is ``PlainConvUNet``: same state-dict keys, same outputs.
+        *args, **kwargs: Arguments of ``PlainConvUNet``.
 
     Raises:
-        ValueError: for an unknown routing key or value.
+        ValueError: a key or value of the routing is unknown.
     """
 
     def __init__(self, *args: Any, routing: dict[str, Any] | None = None, **kwargs: Any) -> None:
@@ -141,11 +141,11 @@ class XAttnResResidualEncoderUNet(_RoutedUNet, ResidualEncoderUNet):
     """``ResidualEncoderUNet`` with XAttnRes; the first residual block of a stage is ``Down`` in eq. 10.
 
     Args:
-        routing: as in :class:`XAttnResUNet`.
-        *args, **kwargs: those of ``ResidualEncoderUNet``.
+        routing: See :class:`XAttnResUNet`.
+        *args, **kwargs: Arguments of ``ResidualEncoderUNet``.
 
     Raises:
-        ValueError: for an unknown routing key or value.
+        ValueError: a key or value of the routing is unknown.
     """
 
     def __init__(self, *args: Any, routing: dict[str, Any] | None = None, **kwargs: Any) -> None:

@@ -1,6 +1,6 @@
 """XAttnRes, the mechanism: cross-stage attention residuals (arXiv 2604.03297, eq. 4 to 8).
 
-This file imports torch alone, so that it can be lifted into any other project.
+This file imports torch alone, so that you can copy it into any other project.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ QUERY_INITS = ("zero", "random", "kaiming_uniform", "xavier_uniform")
 
 
 class History:
-    """The pool of all earlier stage outputs (eq. 3), with their max-pooled copies computed once for all readers.
+    """The outputs of all earlier stages (eq. 3), whose max-pooled copies are computed once for all readers.
 
-    A plain list of tensors does as well: then each reader pools for itself.
+    A plain list of tensors also works; each reader then pools for itself.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class History:
         self._pyramids.append([feature])
 
     def pooled(self, index: int, size: Sequence[int]) -> Tensor:
-        """Entry ``index``, max-pooled to ``size``, from its smallest copy that gives the same values."""
+        """Entry ``index``, max-pooled to ``size``, computed from the smallest copy that gives the same values."""
         pyramid = self._pyramids[index]
         for level in reversed(pyramid):
             if tuple(level.shape[2:]) == tuple(size):
@@ -58,15 +58,15 @@ def _max_pool(feature: Tensor, size: Sequence[int]) -> Tensor:
 
 
 class XAttnRes(nn.Module):
-    """Softmax mixture, per pixel, of all earlier stage outputs and the current feature (eq. 4 to 8).
+    """Softmax mixture per pixel of all earlier stage outputs and the current feature (eq. 4 to 8).
 
-    Every history entry is brought to the size and width of the current feature (max pooling down, linear
-    interpolation up, 1x1 projection), RMS-normalised over its channels to a key, and compared with one learned
-    pseudo-query. The output is the softmax-weighted sum of the entries themselves. Statistics, logits, softmax and sum
-    are computed in float32 whatever the autocast dtype; the output has the dtype of the current feature.
+    Every history entry is brought to the size and width of the current feature (max pooling down, linear interpolation
+    up, 1x1 projection). Its key is the entry, RMS-normalised over its channels; its logit is the scalar product of the
+    key and one learned pseudo-query. The output is the softmax-weighted sum of the entries themselves. Statistics,
+    logits, softmax and sum are float32, also under autocast; the output has the dtype of the current feature.
 
     Args:
-        history_channels: Channels of each history entry, in order of computation. With no entry, the module has no
+        history_channels: Channels of each history entry, in order of computation. Without entries, the module has no
             parameters and returns the current feature.
         channels: Channels of the current feature.
         conv_op: ``nn.Conv2d`` or ``nn.Conv3d``.
@@ -74,7 +74,7 @@ class XAttnRes(nn.Module):
         eps: Added to the mean square of the channels.
 
     Raises:
-        ValueError: for an unknown ``query_init``, or a history that does not fit the construction.
+        ValueError: ``query_init`` is unknown, or a history does not fit ``history_channels``.
 
     Example:
         >>> stage = XAttnRes([8, 16], 16, nn.Conv2d)
@@ -137,12 +137,12 @@ class XAttnRes(nn.Module):
         return total
 
     def scaled_query(self, x: Tensor) -> Tensor:
-        """``w * g`` in float32 (or float64): folded here, so that autograd gives both their gradients."""
+        """``w * g`` in float32 (or float64); autograd computes the gradients of both from this product."""
         dtype = torch.promote_types(x.dtype, torch.float32)
         return self.query.to(dtype) * self.norm_weight.to(dtype)
 
     def inputs(self, history: Sequence[Tensor] | History, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Every entry, pooled where it is larger than ``x`` (eq. 4), and ``x``; the weights of the projections."""
+        """All entries, pooled if they are larger than ``x`` (eq. 4), then ``x``; and the weights of the projections."""
         entries = history.entries if isinstance(history, History) else history
         if len(entries) != len(self.projections):
             raise ValueError(f"built for {len(self.projections)} history entries, called with {len(entries)}")
@@ -171,8 +171,8 @@ def mix_plain(features: Sequence[Tensor], weights: Sequence[Tensor], query: Tens
     """Eq. 4 to 8 in plain torch, differentiable to any order.
 
     Args:
-        features: n tensors ``[B, C_k, *s_k]``, no axis longer than that of the last one, ``[B, C, *S]``.
-        weights: For each feature whose width is not C, in order, the projection ``[C, C_k, 1, ...]``.
+        features: n tensors ``[B, C_k, *s_k]``; the last one is ``[B, C, *S]``, and no axis of the others is longer.
+        weights: The projections ``[C, C_k, 1, ...]`` of the features whose width is not C, in order.
         query: ``[C]``, the pseudo-query times the RMSNorm scale.
         eps: Added to the mean square.
 
@@ -188,9 +188,9 @@ def mix_plain(features: Sequence[Tensor], weights: Sequence[Tensor], query: Tens
 
 
 def _aligned(features: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
-    """Every feature projected and enlarged to the last one's width and size (eq. 4).
+    """All features, projected and enlarged to the width and size of the last one (eq. 4).
 
-    A 1x1 convolution commutes with linear interpolation, so projecting first is exact and costs least.
+    A 1x1 convolution commutes with linear interpolation, so projecting first is exact, and cheapest.
     """
     last = features[-1]
     dims, size = last.ndim - 2, last.shape[2:]
@@ -218,12 +218,12 @@ def _softmax(entries: Sequence[Tensor], query: Tensor, eps: float) -> tuple[Tens
 
 
 def _without_autocast(x: Tensor) -> AbstractContextManager[None]:
-    # tensors without memory know no autocast
+    # tensors without memory do not support autocast
     return nullcontext() if x.device.type == "meta" else torch.autocast(x.device.type, enabled=False)
 
 
 def max_pool_plain(feature: Tensor, size: Sequence[int]) -> Tensor:
-    """Adaptive max pooling of ``[B, C, *S]`` to ``size``; plain pooling where ``size`` divides S, which is faster."""
+    """Adaptive max pooling of ``[B, C, *S]`` to ``size``; plain pooling, which is faster, if ``size`` divides S."""
     have = feature.shape[2:]
     if all(h % s == 0 for h, s in zip(have, size, strict=True)):
         window = [h // s for h, s in zip(have, size, strict=True)]
@@ -238,17 +238,17 @@ class Kernel(NamedTuple):
     max_pool: Callable[[Tensor, Sequence[int]], Tensor] = max_pool_plain
 
 
-# Faster forms by name; for each device type, the one that is chosen by itself
+# Faster forms by name, and the default form of each device type
 _KERNELS: dict[str, Kernel] = {"plain": Kernel()}
 _DEFAULT_KERNELS: dict[str, str] = {}
 _forced_kernel: str | None = None
 
-# since torch 2.7; before, exporting was compiling without Dynamo
+# since torch 2.7; before, an export was a compilation without Dynamo
 _is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
 def register_kernel(name: str, kernel: Kernel, *, devices: Sequence[str] = ()) -> None:
-    """Offer another form of the mixture and of the pooling, the default one on ``devices``."""
+    """Add a form of the mixture and of the pooling; it becomes the default on ``devices``."""
     _KERNELS[name] = kernel
     for device in devices:
         _DEFAULT_KERNELS[device] = name
@@ -257,10 +257,10 @@ def register_kernel(name: str, kernel: Kernel, *, devices: Sequence[str] = ()) -
 class use_kernel:
     """Force one kernel for all instances (``plain`` always exists); ``None`` chooses by device again.
 
-    Takes effect at once. As a context manager, it puts back what was forced before.
+    It takes effect at once. As a context manager, it restores the previous choice at its end.
 
     Raises:
-        ValueError: for an unknown name, with the valid ones.
+        ValueError: the name is unknown; the message has the valid ones.
     """
 
     def __init__(self, name: str | None) -> None:
@@ -270,7 +270,7 @@ class use_kernel:
         self._before, _forced_kernel = _forced_kernel, name
 
     def __enter__(self) -> None:
-        """Nothing more to do."""
+        """The constructor has already forced the kernel."""
 
     def __exit__(self, *error: object) -> None:
         global _forced_kernel
@@ -278,11 +278,11 @@ class use_kernel:
 
 
 def kernel_for(*tensors: Tensor) -> Kernel:
-    """What runs on ``tensors``: the form that is forced, else that of the first one's device, else the plain form.
+    """The form for ``tensors``: the forced one, else that of the first tensor's device, else the plain form.
 
-    TorchScript, exported programs and forward-mode derivatives know PyTorch's own operations alone.
+    TorchScript, exported programs and forward-mode derivatives only support PyTorch's own operations.
     """
-    # Within torch.compile, torch 2.11 takes every compilation for an export.
+    # Within torch.compile, torch 2.11 reports every compilation as an export.
     if not torch.compiler.is_dynamo_compiling() and (
         torch.jit.is_tracing() or _is_exporting() or any(forward_ad.unpack_dual(x).tangent is not None for x in tensors)
     ):

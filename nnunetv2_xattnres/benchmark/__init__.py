@@ -1,4 +1,4 @@
-"""``nnunetv2_xattnres bench``: what XAttnRes costs, against the same network without it and the literal equations."""
+"""``nnunetv2_xattnres bench``: compares networks with XAttnRes, without it, and with the literal equations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nnunetv2_xattnres.outputs import check_outputs, written
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``bench``."""
+    """Add the arguments of ``bench``."""
     text = f"networks: {', '.join(CASE_NAMES)} (default: all; on a CPU the first {len(CPU_CASES)})"
     parser.add_argument("--case", nargs="+", choices=CASE_NAMES, metavar="CASE", help=text)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="device (default: cpu)")
@@ -39,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure and print; every ratio is from rounds in which the forms take turns. Returns the exit code."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or PyTorch's profiler notes each of its starts between the rows
+    """Measure and print; in every round, the forms take turns. Returns the exit code."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else PyTorch's profiler logs each start between the rows
     import torch
 
     from nnunetv2_xattnres.benchmark import measure, scaling, tables

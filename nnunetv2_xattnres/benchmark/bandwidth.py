@@ -1,4 +1,4 @@
-"""How fast the aggregation moves memory: bytes that it must at least move, per second, beside those of a copy."""
+"""Memory bandwidth of the aggregation: the bytes that it must at least move, per second, beside those of a copy."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def bandwidth(
     repeats: int,
     memory_format: torch.memory_format = torch.preserve_format,
 ) -> dict[str, float]:
-    """Of the reader that moves most: ``forward`` and, of a copy of its output, ``copy``, in bytes a second.
+    """``forward`` of the largest reader and ``copy`` of its output, in bytes per second.
 
-    On a GPU in float16, as in training; ``memory_format`` lays its features out otherwise than the network does.
+    A GPU computes in float16, as in training. ``memory_format`` replaces the layout that the network uses.
 
-    A forward pass must read n aligned entries and write one, (n + 1) P with P bytes in one; a copy moves 2 P. A reader
-    that does not store smaller entries at full size moves less than that.
+    A forward pass must read n aligned entries and write one: (n + 1) P bytes if an entry has P bytes. A copy moves 2 P.
+    A reader that does not store smaller entries at full size moves fewer bytes.
     """
     readers = [module for module in network.modules() if isinstance(module, XAttnRes) and module.projections]
     calls: list[tuple[XAttnRes, list[Tensor], list[Tensor]]] = []
 
     def keep_largest(module: XAttnRes, args: tuple[Sequence[Tensor], Tensor]) -> None:
         if not calls or _floor(module, args[1]) > _floor(calls[0][0], calls[0][1][-1]):
-            calls[:] = [(module, *module.inputs(*args))]  # now: the history grows
+            calls[:] = [(module, *module.inputs(*args))]  # now, because the history grows
 
     hooks = [reader.register_forward_pre_hook(keep_largest) for reader in readers]
     with torch.inference_mode():
@@ -58,4 +58,4 @@ def _floor(module: XAttnRes, x: Tensor) -> int:
 
 def _median(function: Callable[[], Tensor], x: Tensor, repeats: int) -> float:
     times = [gpu_seconds(function) if x.is_cuda else seconds(function, False) for _ in range(repeats + 1)]
-    return median(times[1:])  # the first one warms up
+    return median(times[1:])  # the first one is a warm-up

@@ -1,4 +1,4 @@
-"""The networks of the benchmark: base, with XAttnRes, and with XAttnRes as the paper writes it."""
+"""The networks of the benchmark: without XAttnRes (base), with our form, and with the paper's literal equations."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 
 
 class Case(NamedTuple):
-    """One network at one input shape."""
+    """A network and its input shape."""
 
     network: str
     shape: tuple[int, ...]
     text: str
     stages: int = 6  # of a U-Net
-    first_step: tuple[int, ...] | None = None  # of a U-Net: its first strides that are not 1
+    first_step: tuple[int, ...] | None = None  # of a U-Net: the first strides that are not 1
     encoder: str = "pvt_v2_b0"  # of EMCAD
     width: int = 32  # channels of a U-Net's first stage
 
@@ -30,10 +30,10 @@ CASES: dict[str, Case] = {
     "volume-3d": Case("unet", (2, 1, 128, 128, 128), "nnU-Net 3D, 6 stages from 32 channels"),
     "emcad-b2": Case("emcad", (16, 3, 352, 352), "EMCAD, PVTv2-B2", encoder="pvt_v2_b2"),
 }
-# the last three need a GPU's memory: on a CPU they are measured where they are asked for by name
+# the last three need a GPU's memory; on a CPU they only run if they are named
 CASE_NAMES = tuple(CASES)
 CPU_CASES = ("unet-2d", "paper-unet", "unet-3d", "emcad-b0")
-# form: the variant that it is
+# form: name of its variant
 ROUTINGS = {"base": "baseline", "ours": "both"}
 
 
@@ -66,7 +66,7 @@ def unet_arguments(
 
 
 def build(case: str | Case, routing: str) -> nn.Module:
-    """The network of a case, or of the case of that name; ``routing`` is a variant's name.
+    """The network of a case or of a case's name; ``routing`` is the name of a variant.
 
     ``baseline`` of the U-Net is nnU-Net's own class.
     """

@@ -1,4 +1,4 @@
-"""XAttnRes computed as eq. 4 to 8 are written, for comparison only: resize, project, stack, normalise, weigh, sum."""
+"""XAttnRes computed literally as in eq. 4 to 8, for comparison: resize, project, stack, normalise, weigh, sum."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nnunetv2_xattnres.architectures import History, XAttnRes
 
 
 class LiteralXAttnRes(XAttnRes):
-    """The same parameters and the same function, at the cost that the formulas suggest."""
+    """XAttnRes with the same parameters and the same function, at the cost of the literal equations."""
 
     def forward(self, history: Sequence[Tensor] | History, x: Tensor) -> Tensor:
         """Eq. 8."""
@@ -30,14 +30,14 @@ class LiteralXAttnRes(XAttnRes):
                 feature = F.interpolate(feature, size=size, mode=mode, align_corners=False)
             aligned.append(project(feature))
         values = torch.stack([*aligned, x])
-        values = values.to(torch.promote_types(values.dtype, torch.float32))  # float64 stays: the check's reference
+        values = values.to(torch.promote_types(values.dtype, torch.float32))  # float64, the check's reference, stays
         keys = values * torch.rsqrt(values.square().mean(2, keepdim=True) + self.eps)
         logits = torch.einsum("nbc...,c->nb...", keys, self.query * self.norm_weight)
         return torch.einsum("nb...,nbc...->bc...", logits.softmax(0), values).to(x.dtype)
 
 
 def make_literal(network: nn.Module) -> nn.Module:
-    """Let every XAttnRes of ``network`` compute the literal form."""
+    """Make every XAttnRes of ``network`` compute the literal form."""
     for module in network.modules():
         if type(module) is XAttnRes:
             module.__class__ = LiteralXAttnRes

@@ -1,4 +1,4 @@
-"""Step time, peak memory and multiply-accumulates of base, literal and ours, in turns within one run."""
+"""Measures step time, peak memory and multiply-accumulates of base, literal and ours, which take turns in one run."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from nnunetv2_xattnres.plans.measure import measure as count
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Check the options and the device, force the kernel.
+    """Check the options and the device, and force the kernel.
 
     Raises:
-        InputError: one of them cannot be used.
+        InputError: an option or the device cannot be used.
     """
     ignored = [name for name in ("scaling", "plot", "compile", "cpu_clock", "threads") if getattr(args, name)]
     if args.check and ignored:
@@ -48,7 +48,7 @@ def prepare(args: argparse.Namespace) -> None:
 
 
 def describe_machine(args: argparse.Namespace) -> str:
-    """One line on where the figures come from."""
+    """One line about the machine and the versions."""
     if args.device == "cuda":
         where = f"{torch.cuda.get_device_name()}, float16 autocast"
     else:
@@ -103,7 +103,7 @@ def measure_networks(
         for index in rounds:
             for name, network in runs.items():
                 taken = seconds(partial(function, network, x), x.is_cuda, clock)
-                if index:  # the first round warms up
+                if index:  # the first round is a warm-up
                     times[name].append(taken)
         results[what] = {name: median(values) for name, values in times.items()}
         results[f"{what}_ratio"] = {
@@ -136,7 +136,7 @@ def _peak_memory(network: nn.Module, x: Tensor, args: argparse.Namespace) -> int
     network.zero_grad(set_to_none=True)
     fixed = sum(tensor.nbytes for tensor in [*network.parameters(), *network.buffers(), x])
     if x.is_cuda:
-        others = torch.cuda.memory_allocated()  # the weights of all networks, and gradients of some
+        others = torch.cuda.memory_allocated()  # weights of all networks, and gradients of some
         torch.cuda.reset_peak_memory_stats()
         _step(network, x)
         return fixed + torch.cuda.max_memory_allocated() - others

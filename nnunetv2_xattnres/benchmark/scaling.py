@@ -1,4 +1,4 @@
-"""How cost grows with stages, patch size, width and history: one factor at a time, as a table and a plot."""
+"""Measures how cost grows with stages, patch size, width and history, one at a time; prints a table and a plot."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _OneReader(nn.Module):
 
     def __init__(self, count: int, width: int = 32) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(1))  # so that the maps need gradients, as in a network
+        self.scale = nn.Parameter(torch.ones(1))  # makes the maps need gradients, as in a network
         self.mix = XAttnRes([width] * count, width, nn.Conv2d)
         nn.init.normal_(self.mix.query)
 
@@ -37,7 +37,7 @@ class _OneReader(nn.Module):
 
 
 class _NoReader(nn.Module):
-    """What the reader is compared with: one pass over the map."""
+    """The comparison of the reader: one pass over the map."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class _NoReader(nn.Module):
 
 
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row a point: ``factor``, ``value``, then what :func:`measure_networks` returns."""
+    """One row per point: ``factor``, ``value``, then the result of :func:`measure_networks`."""
     factors: tuple[tuple[str, Sequence[int], Callable[[int], tuple[dict[str, nn.Module], tuple[int, ...]]]], ...] = (
         ("stages", STAGES, lambda stages: (_unets(stages, 16), (1, 3, 256, 256))),
         ("patch side", PATCHES, lambda side: (_unets(5, 16), (1, 3, side, side))),
@@ -75,7 +75,7 @@ def _unets(stages: int, width: int) -> dict[str, nn.Module]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """What XAttnRes adds to each point, and the ratio to the network without it."""
+    """The table of what XAttnRes adds to each point, and the ratio to the network without it."""
     lines = [f"\n{'':20}{'step: base':>12}{'added':>11}{'ratio':>8}{'memory: base':>15}{'added':>11}{'ratio':>8}"]
     for row in rows:
         cells = [f"{row['factor']:12}{row['value']:>8}"]
@@ -88,7 +88,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def plot(rows: Sequence[dict[str, Any]], file: Path) -> None:
-    """Added step time and memory against each factor."""
+    """Plot the added step time and memory against each factor."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -98,7 +98,7 @@ def plot(rows: Sequence[dict[str, Any]], file: Path) -> None:
     figure, axes = pyplot.subplots(2, len(factors), figsize=(3.4 * len(factors), 5.6), squeeze=False)
     for column, factor in enumerate(factors):
         points = [row for row in rows if row["factor"] == factor]
-        # against pixels, cost should be a straight line
+        # cost should be linear in the number of pixels
         x = [row["value"] ** 2 if factor == "patch side" else row["value"] for row in points]
         label = "pixels" if factor == "patch side" else "history entries" if factor == "history" else factor
         for line, (what, unit, scale) in enumerate((("step", "s", 1), ("memory", "MiB", 2**20))):

@@ -1,4 +1,4 @@
-"""The benchmark's table."""
+"""The table of the benchmark."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Seconds and bytes of the base network, ratios of the others."""
+    """The table: seconds and bytes, and the ratios to base."""
     lines = [f"\n{'':12}{'form':9}{'step':>9}{'':8}{'inference':>10}{'':8}{'peak memory':>13}"]
     for row in rows:
         shape = "x".join(map(str, row["shape"]))

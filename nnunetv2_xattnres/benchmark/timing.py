@@ -1,4 +1,4 @@
-"""The stopwatches: one for what a caller waits for, one for the time that a GPU computes."""
+"""Two stopwatches: one for the time that a caller waits, one for the time that a GPU computes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def seconds(work: Callable[[], object], cuda: bool, clock: Callable[[], float] = perf_counter) -> float:
-    """How long ``work`` takes, with what it starts on a GPU."""
+    """Seconds that ``work`` takes, including its work on a GPU."""
     if cuda:
         torch.cuda.synchronize()
     start = clock()
@@ -20,10 +20,10 @@ def seconds(work: Callable[[], object], cuda: bool, clock: Callable[[], float] =
 
 
 def gpu_seconds(work: Callable[[], object]) -> float:
-    """How long a GPU computes ``work``, between two events on it.
+    """Seconds that a GPU computes ``work``, between two events on it.
 
-    The GPU is first given a millisecond of other work, so that it does not wait for the host to start many short
-    operations. That also clears its cache.
+    The GPU first gets a millisecond of other work, so that it does not wait while the host starts many short
+    operations. This work also clears its cache.
     """
     before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     other = torch.empty(1 << 28, dtype=torch.uint8, device="cuda")

@@ -1,4 +1,4 @@
-"""What every data set shares: find the files, check all of them, write all of them, sum up."""
+"""The steps of every conversion: find the files, check all of them, write all of them, print a summary."""
 
 import argparse
 import json
@@ -28,14 +28,14 @@ from nnunetv2_xattnres.system import available_cores, escape_what_the_console_la
 
 @dataclass(frozen=True)
 class Case:
-    """One image with its mask.
+    """One image and its mask.
 
     Attributes:
         name: The case's name in nnU-Net.
         image: The image as distributed.
         mask: The mask as distributed.
-        sequence: The video or patient that it is from, where known.
-        part: The owner's own division (``"train"``, ``"val"``, ``"test"``), where there is one.
+        sequence: Its video or patient, if known.
+        part: Its part in the owner's own split (``"train"``, ``"val"``, ``"test"``), if the owner made one.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Case:
 
 @dataclass
 class Dataset(ABC):
-    """One data set and the options of its conversion. A subclass states the facts and four small methods."""
+    """One data set and the options of its conversion. A subclass has class variables and four small methods."""
 
     key: ClassVar[str]
     """The word after ``convert``."""
@@ -74,28 +74,28 @@ class Dataset(ABC):
 
     @abstractmethod
     def find(self, source: Path) -> tuple[list[Case], list[str]]:
-        """The cases below ``source``, and what is wrong with its layout."""
+        """The cases below ``source``, and the problems of its layout."""
 
     @abstractmethod
     def divide(self, cases: Sequence[Case]) -> Split:
-        """Training, validation and test. Raises `InputError` where that is impossible."""
+        """Split into training, validation and test. Raises `InputError` if that is impossible."""
 
     @abstractmethod
     def check(self, case: Case) -> Checked:
-        """Read the whole case and look for everything that would make it unusable."""
+        """Read the whole case and find every problem that makes it unusable."""
 
     @abstractmethod
     def write(self, case: Case, image: Path, mask: Path) -> None:
-        """Write the case under the two paths, which lack what nnU-Net appends (``_0000`` and the ending)."""
+        """Write the case to the two paths, to which the channel (``_0000``) and the file ending must be added."""
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
-        """Add the options of this data set; their names are those of the class's fields."""
+        """Add the options of this data set; each has the name of a field of the class."""
         return  # without fields there are no options
 
     @classmethod
     def from_arguments(cls, args: argparse.Namespace) -> "Dataset":
-        """The data set with the options that were typed."""
+        """The data set with the options from the command line."""
         names = [option.name for option in fields(cls)]
         return cls(**{name: getattr(args, name) for name in names})
 
@@ -109,19 +109,19 @@ class Dataset(ABC):
         workers: int | None = None,
         progress: bool = True,
     ) -> Summary:
-        """Check everything below ``source``, then write ``raw/DatasetNNN_NAME``, whole or not at all.
+        """Check everything below ``source``, then write ``raw/DatasetNNN_NAME`` completely or not at all.
 
         Args:
-            source: The folder in the form in which the data set is distributed.
-            dataset_id: nnU-Net's number, 1 to 999; the class's own unless given.
-            raw: nnU-Net's raw folder; ``nnUNet_raw`` unless given.
+            source: The folder of the data set as its owners distribute it.
+            dataset_id: nnU-Net's number, 1 to 999; by default that of the class.
+            raw: nnU-Net's raw folder; by default ``nnUNet_raw``.
             overwrite: Replace the folder if it exists.
-            workers: Threads; the machine's cores, ``max_workers`` at most, unless given.
+            workers: Number of threads; by default one per core, at most ``max_workers``.
             progress: Show progress bars on a terminal.
 
         Raises:
-            InputError: the source, the target or the options are unusable; every problem is listed with its file, and
-                nothing has been written.
+            InputError: the source, the target or the options are unusable. The message lists every problem with its
+                file, and nothing was written.
         """
         number = self.dataset_id if dataset_id is None else dataset_id
         if workers is not None and workers < 1:
@@ -182,7 +182,7 @@ class Dataset(ABC):
         return cases, split, results
 
     def _write_descriptions(self, folder: Path, source: Path, cases: Sequence[Case], split: Split) -> None:
-        # nnU-Net's generate_dataset_json writes the release under "citation", so the file is written here
+        # nnU-Net's generate_dataset_json writes the release under "citation", so this code writes the file
         _write_json(
             folder / DATASET_JSON,
             {
@@ -215,7 +215,7 @@ class Dataset(ABC):
 
 
 def add_common_arguments(parser: argparse.ArgumentParser, dataset: type[Dataset]) -> None:
-    """The arguments of every conversion, and then those of ``dataset``."""
+    """Add the arguments of every conversion, then those of ``dataset``."""
     parser.description = f"{dataset.description} Expected layout: {dataset.layout} Licence: {dataset.licence}"
     parser.epilog = f"Citation: {dataset.citation}"
     parser.add_argument("source", metavar="SOURCE", type=Path, help="folder that holds the data set as distributed")
@@ -234,7 +234,7 @@ def add_common_arguments(parser: argparse.ArgumentParser, dataset: type[Dataset]
 
 
 def run_conversion(args: argparse.Namespace, dataset: type[Dataset]) -> int:
-    """Convert with the arguments as parsed, and print the summary."""
+    """Convert with the parsed arguments, and print the summary."""
     options: dict[str, Any] = {"dataset_id": args.dataset_id, "overwrite": args.overwrite, "workers": args.workers}
     # a batch system ends the job, or its terminal is closed: clean up as after Ctrl-C
     with told_of(("SIGTERM", "SIGHUP", "SIGXCPU"), _end):

@@ -1,8 +1,7 @@
-"""Does a label volume speak BTCV's code? Anatomy tells: what is larger, and what lies on one side of the body.
+"""Checks by anatomy whether a label volume uses BTCV's code: by sizes of organs and by their sides of the body.
 
-Labels of other projects hold the same numbers for other organs (TransUNet's 8, AMOS, FLARE). A map that is made for
-BTCV would swap their organs without an error. The rules here hold for every abdomen with a wide margin, so that a
-diseased organ is not refused.
+Labels of other projects use the same numbers for other organs (TransUNet's 8, AMOS, FLARE), so a conversion made for
+BTCV would swap their organs without an error. These rules have a wide margin, so that a diseased organ is not refused.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ ALWAYS_THERE = (6, 8, 11)
 NOT_AMONG_THE_EIGHT = (9, 10, 12, 13)
 LARGER: tuple[tuple[int, int, float], ...] = (
     *((6, small, 1.0) for small in (2, 3, 4, 5, 8, 9, 10, 11, 12, 13)),  # the liver is the largest organ
-    *((6, large, 0.5) for large in (1, 7)),  # diseased spleens and full stomachs come near it
+    *((6, large, 0.5) for large in (1, 7)),  # diseased spleens and full stomachs can be almost as large
     *((11, gland, 1.0) for gland in (12, 13)),  # adrenal glands are the smallest organs
     *((organ, gland, 1.0) for organ in (1, 2, 3, 7) for gland in (12, 13)),
 )
@@ -32,11 +31,11 @@ NEAR_THE_BACK_MM = 20.0
 
 
 def problems_of_codes(codes: NDArray, affine: NDArray) -> list[str]:
-    """Why the codes of a volume are not BTCV's; empty where nothing speaks against it.
+    """The reasons why the codes of a volume are not BTCV's; empty if they can be.
 
     Args:
         codes: Whole numbers 0 to 13, shape ``(x, y, z)``.
-        affine: From voxels to mm, 4 x 4, in the orientation of NIfTI.
+        affine: 4 x 4 matrix from voxels to mm, in the orientation of NIfTI.
     """
     pieces = [piece.astype(np.uint8) for piece in np.moveaxis(codes, 2, 0)]  # slice by slice, to save memory
     counts = np.sum([np.bincount(piece.ravel(), minlength=len(ORGANS)) for piece in pieces], axis=0)
@@ -57,7 +56,7 @@ def problems_of_codes(codes: NDArray, affine: NDArray) -> list[str]:
 
 
 def _places(centres: Mapping[int, NDArray]) -> list[str]:
-    """Compare places of organs with each other, not with the header: a scan with mirrored axes keeps the relations."""
+    """Compare the places of organs with each other, so that a scan with mirrored axes passes."""
     across = centres[6][0] - centres[1][0] if 1 in centres else 0.0
     for right, left, margin in SIDES:
         if right not in centres or left not in centres or abs(across) < 20.0:

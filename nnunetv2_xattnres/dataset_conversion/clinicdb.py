@@ -11,7 +11,7 @@ from nnunetv2_xattnres.dataset_conversion.base import Case, Summary, main
 from nnunetv2_xattnres.dataset_conversion.layout import IMAGE_ENDING, index_files, pair, subfolder
 from nnunetv2_xattnres.dataset_conversion.pictures import FrameDataset, sequence_table
 
-# The first frame of each of the 29 sequences, as in the mirror's metadata.csv; used where that file is not at hand.
+# The first frame of each of the 29 sequences, as in the mirror's metadata.csv; used if that file is missing.
 FIRST_FRAMES = (
     *(1, 26, 51, 68, 79, 104, 127, 152, 178, 200, 206, 228, 253, 278, 298, 318, 343, 364, 384, 409, 429, 448, 467),
     *(479, 504, 529, 547, 572, 592),
@@ -37,7 +37,7 @@ class ClinicDB(FrameDataset):
         "physicians. Computerized Medical Imaging and Graphics 43, 99-111, 2015."
     )
     licence: ClassVar[str] = "research and education only; cite the paper; no redistribution without permission."
-    grey_share: ClassVar[float] = 0.001  # along the borders every value occurs, in 0.02 % of the pixels at most
+    grey_share: ClassVar[float] = 0.001  # along the borders, at most 0.02 % of the pixels have other values
 
     def find(self, source: Path) -> tuple[list[Case], list[str]]:
         """Frames N with their masks; see ``layout``."""
@@ -51,7 +51,7 @@ class ClinicDB(FrameDataset):
         pattern = rf"(\d+){IMAGE_ENDING}"
         pairs = pair(index_files(images, pattern, problems), index_files(masks, pattern, problems), masks, problems)
         folders = [source, images.parent]
-        if images.parent.name.lower() in ("png", "tif"):  # SOURCE may be that folder itself
+        if images.parent.name.lower() in ("png", "tif"):  # SOURCE may be this folder itself
             folders.append(images.parent.parent)
         sequences = _read_sequences(folders, problems)
         cases = [

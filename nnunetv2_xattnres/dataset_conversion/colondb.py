@@ -9,7 +9,7 @@ from nnunetv2_xattnres.dataset_conversion.base import Case, Summary, main
 from nnunetv2_xattnres.dataset_conversion.layout import IMAGE_ENDING, index_files, pair, subfolder
 from nnunetv2_xattnres.dataset_conversion.pictures import FrameDataset, sequence_table
 
-# First frame: sequence, from the README of the data set, whose sequences are not in the order of the frames.
+# First frame: sequence, from the data set's README. The sequences are not in the order of the frames.
 FIRST_FRAMES = {
     **{1: "1", 39: "2", 61: "3", 77: "5", 98: "6", 149: "7", 156: "9", 204: "10", 209: "11", 264: "14", 274: "15"},
     **{301: "4", 321: "8", 341: "12", 361: "13"},
@@ -47,7 +47,7 @@ class ColonDB(FrameDataset):
             return [], [f"{source}: has a folder {'images' if images else 'masks'} without the other one"]
         else:
             masks = source
-            # cpN are the polyps' contours, which nobody needs
+            # cpN are the polyps' contours, which are not needed
             found = (
                 index_files(source, plain, problems, skip=rf"c?p\d+{IMAGE_ENDING}"),
                 index_files(source, rf"p(\d+){IMAGE_ENDING}", problems, skip=rf"(cp)?\d+{IMAGE_ENDING}"),

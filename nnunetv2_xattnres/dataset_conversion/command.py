@@ -13,9 +13,7 @@ DATASETS: tuple[type[Dataset], ...] = (ClinicDB, ColonDB, ISIC2017, Synapse)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add one sub-parser per data set."""
-    commands = parser.add_subparsers(
-        dest="dataset", metavar="NAME", required=True, help="NAME -h: its layout and options"
-    )
+    commands = parser.add_subparsers(dest="dataset", metavar="NAME", required=True, help="NAME -h: layout and options")
     for dataset in DATASETS:
         sub = commands.add_parser(dataset.key, help=dataset.description)
         add_common_arguments(sub, dataset)

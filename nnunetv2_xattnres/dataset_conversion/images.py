@@ -18,16 +18,16 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 class ImageProblem(Exception):
-    """Why an image cannot be used; the text ends the sentence "FILE: ..."."""
+    """An image that cannot be used; the text follows "FILE: " in a message."""
 
 
 def read_pixels(path: Path) -> NDArray[np.uint8]:
     """The pixels of a file: ``(height, width)``, or ``(height, width, channels)``, 8 bits each.
 
-    TIFF is read with tifffile: the first release of CVC-ClinicDB has a wrong BitsPerSample tag, at which PIL fails.
+    TIFF is read with tifffile, because PIL fails at a wrong BitsPerSample tag in the first release of CVC-ClinicDB.
 
     Raises:
-        ImageProblem: the file is unreadable, cut off, or has more than 8 bits a channel.
+        ImageProblem: the file is unreadable, cut off, or has more than 8 bits per channel.
     """
     try:
         pixels = _read_tiff(path) if path.suffix.lower() in (".tif", ".tiff") else _read_with_pil(path)
@@ -37,7 +37,7 @@ def read_pixels(path: Path) -> NDArray[np.uint8]:
         raise ImageProblem("is missing") from None
     except UnidentifiedImageError as error:
         raise ImageProblem("is unreadable (no image format fits its first bytes)") from error
-    except Exception as error:  # every decoder has errors of its own
+    except Exception as error:  # every decoder raises other errors
         stop_without_memory(error)
         raise ImageProblem(f"is unreadable or cut off ({str(error) or type(error).__name__})") from error
     if pixels.dtype == bool:
@@ -51,7 +51,7 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     """An RGB image, ``(height, width, 3)``.
 
     Raises:
-        ImageProblem: as `read_pixels`, or it has another number of channels.
+        ImageProblem: as for `read_pixels`, or the number of channels is not three.
     """
     pixels = read_pixels(path)
     if pixels.ndim != 3 or pixels.shape[2] != 3:
@@ -64,12 +64,12 @@ def read_mask(path: Path, *, grey_share: float = 0.0, threshold: int | None = No
 
     Args:
         path: The file, grey or RGB.
-        grey_share: The share of the pixels that may be neither nearly black nor nearly white: the seams that lossy
-            compression and resampling leave. With 0, black is 0 and white 255 and there is nothing else.
-        threshold: Take every pixel with a channel above it for white, and do not look for other colours.
+        grey_share: The share of pixels that may be neither nearly black nor nearly white, such as the seams that lossy
+            compression and resampling leave. With 0, every pixel must be 0 or 255.
+        threshold: Pixels with a channel above it are white; other colours are then not searched.
 
     Raises:
-        ImageProblem: as `read_pixels`, there is a third colour, or no white where something is not black.
+        ImageProblem: as for `read_pixels`, there is a third colour, or there are other values than 0 but no white.
     """
     pixels = read_pixels(path)
     if pixels.ndim == 2:
@@ -107,17 +107,17 @@ def read_mask(path: Path, *, grey_share: float = 0.0, threshold: int | None = No
 
 
 def resize_rgb(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Bilinear, averaged over the covered area when shrinking; ``size`` is (height, width)."""
+    """Resize bilinearly, averaged over the covered area when shrinking; ``size`` is (height, width)."""
     return np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR))
 
 
 def resize_mask(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Nearest neighbour, so that no new value appears; ``size`` is (height, width)."""
+    """Resize by nearest neighbour, so that no new value appears; ``size`` is (height, width)."""
     return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
 
 
 def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
-    """Write without loss; the same pixels give the same bytes."""
+    """Write a lossless PNG; the same pixels give the same bytes."""
     Image.fromarray(pixels).save(path, format="PNG", compress_level=1)
 
 
@@ -130,7 +130,7 @@ def _read_tiff(path: Path) -> NDArray:
 
 
 def _read_with_pil(path: Path) -> NDArray[np.uint8]:
-    # PIL silently drops the lower half of 16-bit RGB, so the depth is taken from the file's header
+    # PIL silently drops the lower half of 16-bit RGB, so the depth is read from the file's header
     with path.open("rb") as file:
         header = file.read(26)
     if header.startswith(PNG_SIGNATURE) and header[24:25] == b"\x10":

@@ -1,4 +1,4 @@
-"""``nnunetv2_xattnres inspect N``: what is in a raw data set, what is wrong with it, and a picture of its cases."""
+"""``nnunetv2_xattnres inspect N``: prints content and problems of a raw data set, and draws its cases."""
 
 import argparse
 import os
@@ -23,7 +23,7 @@ from nnunetv2_xattnres.system import available_cores
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The data set, and what becomes of the picture."""
+    """Add the arguments of ``inspect``."""
     parser.description = (
         "Read every case of a data set in nnUNet_raw with nnU-Net's own reader. Print cases, sizes, spacings, class "
         "frequencies, splits, and what training, validation and test share. Draw random cases with their masks "
@@ -33,16 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sheet", type=Path, metavar="PNG", help="picture to write (default: DatasetNNN_NAME_cases.png)"
     )
-    parser.add_argument(
-        "--cases", type=int, default=12, metavar="N", help="cases to draw, 0 for no picture (default: 12)"
-    )
+    parser.add_argument("--cases", type=int, default=12, metavar="N", help="cases to draw; 0: no picture (default: 12)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the choice of cases (default: 0)")
     parser.add_argument("--overwrite", action="store_true", help="replace the picture if it exists")
     parser.add_argument("--workers", type=int, metavar="N", help="threads (default: one per core, at most 4)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the report, write the picture; 1 where something is wrong."""
+    """Print the report and write the picture; returns 1 if something is wrong."""
     dataset = RawDataset.open(args.dataset)
     sheet = args.sheet or Path(f"{dataset.folder.name}_cases.png")
     if args.cases > 0:
@@ -64,9 +62,9 @@ def run(args: argparse.Namespace) -> int:
 def inspect_dataset(
     dataset: RawDataset, *, workers: int | None = None, progress: bool = True
 ) -> tuple[list[str], list[str]]:
-    """The report as lines, and what is wrong, each with its file.
+    """The lines of the report, and a line with its file per problem.
 
-    Sequences on two sides are reported and not counted as wrong: splits by frame, the usual ones, have them.
+    Sequences on two sides are reported but are no problem, because the usual splits by frame have them.
     """
     cases = [*dataset.cases("Tr"), *dataset.cases("Ts")]
     workers = workers or min(4, available_cores())
@@ -101,7 +99,7 @@ def inspect_dataset(
 
 
 def draw_cases(dataset: RawDataset, path: Path, *, count: int = 12, seed: int = 0) -> int:
-    """Write the contact sheet of ``count`` random readable cases, the labels outlined; returns how many were drawn."""
+    """Write the contact sheet of ``count`` random readable cases with outlined labels; returns how many were drawn."""
     from nnunetv2_xattnres.visualization.contact_sheet import draw_contact_sheet, make_tile
 
     cases: list[RawCase] = [*dataset.cases("Tr"), *dataset.cases("Ts")]
@@ -132,7 +130,7 @@ def draw_cases(dataset: RawDataset, path: Path, *, count: int = 12, seed: int = 
 
 
 def _implausible_labels(dataset: RawDataset, counts: Sequence[Mapping[int, int]]) -> list[str]:
-    """What is wrong with the labels of all cases together, though each of them may be right by itself."""
+    """Problems of the labels of all cases together, even if each label is right by itself."""
     labels = dataset.folder / TRAIN_LABELS
     ignored = {value for value, name in dataset.label_names.items() if name == "ignore"}
     missing = missing_classes(counts, [value for value in dataset.label_names if value not in ignored])
@@ -144,7 +142,7 @@ def _implausible_labels(dataset: RawDataset, counts: Sequence[Mapping[int, int]]
         for value in missing
     ]
     if no_background(counts):
-        problems.append(f"{labels}: background (0) occurs in 0 of {len(counts)} cases: masks that hold one thing only")
+        problems.append(f"{labels}: background (0) occurs in 0 of {len(counts)} cases: the masks have no background")
     return problems
 
 
@@ -191,7 +189,7 @@ def _describe_splits(
         unknown = sorted({*fold["train"], *fold["val"]} - set(training))
         problems += [f"{source}: fold {number} names {name}, which is not in imagesTr" for name in unknown]
         pairs.append((f"fold {number}", ("train", fold["train"]), ("validation", fold["val"])))
-    if len(folds) == 1:  # with more folds, every case trains in one of them
+    if len(folds) == 1:  # with more folds, every case is a training case in one of them
         pairs += [("fold 0", side, ("test", list(test))) for side in pairs[0][1:]]
     else:
         pairs.append(("all", (TRAIN_IMAGES, list(training)), ("test", list(test))))

@@ -1,4 +1,4 @@
-"""ISIC 2017 task 1: 2750 dermoscopic images, 2000 for training, 150 for validation, 600 for the test."""
+"""ISIC 2017 task 1: 2750 dermoscopic images, 2000 for training, 150 for validation, 600 for testing."""
 
 import sys
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ PARTS = {"train": "ISIC-2017_Training", "val": "ISIC-2017_Validation", "test": "
 
 @dataclass
 class ISIC2017(PictureDataset):
-    """ISIC 2017, task 1 (lesion segmentation), in the division of its owner."""
+    """ISIC 2017, task 1 (lesion segmentation), with the owner's split."""
 
     key: ClassVar[str] = "isic2017"
     folder: ClassVar[str] = "ISIC2017"
@@ -39,7 +39,7 @@ class ISIC2017(PictureDataset):
     labels: ClassVar[dict[str, int]] = {"background": 0, "lesion": 1}
 
     def find(self, source: Path) -> tuple[list[Case], list[str]]:
-        """The images of all three parts with their masks; superpixel files are passed over."""
+        """The images of all three parts with their masks; superpixel files are ignored."""
         cases: list[Case] = []
         problems: list[str] = []
         part_of: dict[str, str] = {}
@@ -60,7 +60,7 @@ class ISIC2017(PictureDataset):
         return cases, problems
 
     def divide(self, cases: Sequence[Case]) -> Split:
-        """The owner's division: training and validation are fold 0, the test part is kept apart."""
+        """The owner's split: training and validation are fold 0, the test part is the test set."""
         parts = {part: [case.name for case in cases if case.part == part] for part in PARTS}
         missing = [f"{PARTS[part]}_Data: no usable image" for part, names in parts.items() if not names]
         if missing:

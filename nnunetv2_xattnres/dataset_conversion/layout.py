@@ -1,4 +1,4 @@
-"""Finding files: folders in any case, files by pattern, images with their masks."""
+"""Finds files: folders in upper or lower case, files by pattern, images with their masks."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ IMAGE_ENDING = "(?:" + "|".join(re.escape(ending) for ending in ENDINGS) + ")"
 
 
 def subfolder(folder: Path, *parts: str) -> Path | None:
-    """``folder/part/part``, whatever the case of the letters; None where it is missing."""
+    """``folder/part/part``, in upper or lower case, or None."""
     for part in parts:
         if not folder.is_dir():
             return None
@@ -23,19 +23,19 @@ def subfolder(folder: Path, *parts: str) -> Path | None:
 
 
 def index_files(folder: Path, pattern: str, problems: list[str], *, skip: str | None = None) -> dict[str, Path]:
-    """The files of ``folder`` by what ``pattern`` finds in their names.
+    """The files of ``folder`` by the keys that ``pattern`` finds in their names.
 
     Args:
-        folder: Hidden files in it are ignored, and so are files that are no images.
-        pattern: For the whole name, whatever the case of its letters; its first group is the key. A key of digits is
-            stripped of leading zeros.
-        problems: Gets a line for every image of another name, every second file of one key, and every link to nothing.
-        skip: Names that are expected and not wanted.
+        folder: The folder; its hidden files are ignored, and so are files that are no images.
+        pattern: Matches the whole name, in upper or lower case; its first group is the key. Leading zeros of a number
+            are removed.
+        problems: Gets a line per image with another name, per second file with the same key, and per link to nothing.
+        skip: Pattern of names that are ignored.
     """
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.is_symlink() and not path.exists():  # git-annex and its like, before the content is fetched
-            problems.append(f"{path}: is a link to {path.readlink()}, which is not there")
+        if path.is_symlink() and not path.exists():  # for example from git-annex, before the content is fetched
+            problems.append(f"{path}: is a link to {path.readlink()}, which does not exist")
         if path.name.startswith(".") or not path.is_file():
             continue
         if skip and re.fullmatch(skip, path.name, re.IGNORECASE):
@@ -57,7 +57,7 @@ def index_files(folder: Path, pattern: str, problems: list[str], *, skip: str | 
 def pair(
     images: dict[str, Path], masks: dict[str, Path], mask_folder: Path, problems: list[str]
 ) -> list[tuple[str, Path, Path]]:
-    """(key, image, mask) in the order of the keys; adds a line to ``problems`` for each file without its partner."""
+    """(key, image, mask) in the order of the keys; adds a line to ``problems`` per file without a partner."""
     for key in sorted(images.keys() - masks.keys(), key=natural):
         problems.append(f"{images[key]}: has no mask in {mask_folder}")
     for key in sorted(masks.keys() - images.keys(), key=natural):
@@ -66,12 +66,12 @@ def pair(
 
 
 def natural(key: str) -> tuple[int, str]:
-    """Sorts 2 before 10."""
+    """Sort key that puts 2 before 10."""
     return (int(key), "") if key.isdecimal() else (0, key)
 
 
 def _readable(pattern: str) -> str:
-    """A pattern for people: ``ISIC_NNNNNNN.jpg`` instead of a regular expression."""
+    """A pattern for messages: ``ISIC_NNNNNNN.jpg`` instead of a regular expression."""
     text = pattern.replace(IMAGE_ENDING, ".png or another image ending").replace(r"(?:\.gz)?", "[.gz]")
     text = re.sub(r"\(\\d\{(\d+)\}\)", lambda match: "N" * int(match.group(1)), text).replace(r"(\d+)", "N")
     return text.replace(r"(\w+)", "NAME").replace("jpe?g", "jpg").replace("\\", "")

@@ -1,4 +1,4 @@
-"""Cases that stand on two sides of a split: by name, by sequence, by identical image."""
+"""Finds cases on two sides of a split: by name, by sequence, by identical image."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ Side = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Overlap:
-    """What two sides share, as sorted lists: names, sequences, and pairs of cases with the same pixels."""
+    """What two sides share: sorted lists of names, sequences, and pairs of cases with the same pixels."""
 
     names: list[str]
     sequences: list[str]
@@ -19,11 +19,11 @@ class Overlap:
 def find_overlap(
     first: Side, second: Side, sequence_of: Mapping[str, str], digests: Mapping[tuple[str, str], str]
 ) -> Overlap:
-    """Compare two sides.
+    """Compare two sides of a split.
 
     Args:
-        first, second: The cases of both.
-        sequence_of: Case name to sequence, where known.
+        first, second: The cases of each side.
+        sequence_of: Case name to sequence, if known.
         digests: Case to a hash of its pixels.
     """
     names = [{name for _, name in side} for side in (first, second)]

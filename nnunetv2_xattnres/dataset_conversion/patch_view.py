@@ -1,4 +1,4 @@
-"""How much of an image a training patch sees: little of a large image is a common cause of poor scores."""
+"""Computes how much of an image a training patch sees: a small share is a common cause of poor scores."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -15,12 +15,12 @@ RESIZED = "--size 352 352"
 
 
 def seen_share(patch: Sequence[int], image: Sequence[float]) -> float:
-    """Share of an image (pixels or voxels per axis) that a patch covers, at most 1."""
+    """Share of an image that a patch covers, at most 1; both are pixels or voxels per axis."""
     return math.prod(min(1.0, length / max(1.0, whole)) for length, whole in zip(patch, image, strict=True))
 
 
 def expected_view(sizes: Sequence[tuple[int, ...]], number: int) -> str:
-    """One line for 2D images that are not planned yet; empty where a usual patch sees enough of the median one."""
+    """One line for 2D images that are not planned yet; empty if a usual patch sees enough of the median image."""
     if not sizes or any(len(size) != 2 for size in sizes):
         return ""
     median = [sorted(size[axis] for size in sizes)[len(sizes) // 2] for axis in (0, 1)]
@@ -37,7 +37,7 @@ def planned_views(preprocessed: Path) -> Iterator[tuple[str, bool]]:
     """A line per 2D configuration in the plans of a data set, and whether its patch sees too little.
 
     Args:
-        preprocessed: The data set's folder in ``nnUNet_preprocessed``. Plans that cannot be read are passed over.
+        preprocessed: The data set's folder in ``nnUNet_preprocessed``. Plans that cannot be read are skipped.
     """
     for path in sorted(preprocessed.glob("*Plans*.json")):
         try:

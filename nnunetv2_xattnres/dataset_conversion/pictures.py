@@ -1,4 +1,4 @@
-"""2D data sets: RGB images with black and white masks, and the polyp sets among them with their 8:1:1 splits."""
+"""2D data sets: RGB images with black and white masks, and polyp sets with 8:1:1 splits."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -28,13 +28,13 @@ class PictureDataset(Dataset):
 
     Args:
         size: Resize to (height, width): images bilinearly, masks to the nearest pixel.
-        mask_threshold: 0 to 254. Mask values above it are the structure; grey masks are then no problem.
+        mask_threshold: 0 to 254. Mask values above it are the structure, so that grey masks are accepted.
     """
 
     size: tuple[int, int] | None = None
     mask_threshold: int | None = None
 
-    # any other channel name makes nnU-Net standardise each image on its own; this one scales 0..255 to 0..1
+    # with this channel name, nnU-Net scales 0..255 to 0..1; with any other, it standardises each image by itself
     channels: ClassVar[tuple[str, ...]] = ("rgb_to_0_1",) * 3
     file_ending: ClassVar[str] = ".png"
     reader: ClassVar[str] = "NaturalImage2DIO"
@@ -51,7 +51,7 @@ class PictureDataset(Dataset):
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
-        """Add ``--size``."""
+        """Add ``--size`` and ``--mask-threshold``."""
         parser.add_argument(
             "--size",
             type=int,
@@ -68,7 +68,7 @@ class PictureDataset(Dataset):
         )
 
     def check(self, case: Case) -> Checked:
-        """Decode the image and the mask and compare them."""
+        """Decode the image and the mask, and compare their sizes."""
         checked = Checked()
         shapes = []
         for path, read in ((case.image, read_rgb), (case.mask, self._read_mask)):
@@ -93,7 +93,7 @@ class PictureDataset(Dataset):
         return checked
 
     def write(self, case: Case, image: Path, mask: Path) -> None:
-        """Write both as PNG, the mask with 0 and 1."""
+        """Write both as PNG, the mask with the values 0 and 1."""
         pixels, labels = read_rgb(case.image), self._read_mask(case.mask)
         if self.size is not None:
             pixels, labels = resize_rgb(pixels, self.size), resize_mask(labels, self.size)
@@ -106,12 +106,12 @@ class PictureDataset(Dataset):
 
 @dataclass
 class FrameDataset(PictureDataset):
-    """Frames that their owner did not divide: 8:1:1 train, validation and test, the 8 and the 1 being fold 0.
+    """Frames without a split by their owner: 8:1:1 for training, validation (both in fold 0) and test.
 
     Args:
         split: ``frame``, ``sequence`` (no sequence on two sides) or ``file`` (lists of names).
-        seed: Of the random splits.
-        train, val, test: Text files with names, for ``file``; no ``test``, no test set.
+        seed: Seed of the random splits.
+        train, val, test: Text files with names, for ``file``; without ``test`` there is no test set.
     """
 
     split: str = "frame"
@@ -141,7 +141,7 @@ class FrameDataset(PictureDataset):
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
-        """Add ``--size``, ``--split`` and what belongs to it."""
+        """Add ``--size``, ``--split`` and the options of the splits."""
         super().add_arguments(parser)
         text = "frame: 8:1:1 over single frames, as in most papers"
         if cls.has_sequences:
@@ -156,7 +156,7 @@ class FrameDataset(PictureDataset):
             )
 
     def divide(self, cases: Sequence[Case]) -> splits.Split:
-        """8:1:1, or as listed."""
+        """Split 8:1:1, or as the lists say."""
         names = [case.name for case in cases]
         if self.split == "frame":
             return splits.by_frame(names, self.seed)

@@ -1,4 +1,4 @@
-"""What whole data sets do not look like: inverted masks, masks without background, classes that never occur."""
+"""Finds implausible data sets: inverted masks, masks without background, classes that never occur."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 def border_share(label: NDArray) -> float:
     """Share of foreground (not 0) among the outermost pixels of an image, or the outer faces of a volume.
 
-    Axes of length 1 and 2 consist of border alone and are passed over. Returns 0 where no axis is left.
+    Axes of length 1 and 2 consist only of border and are ignored. Returns 0 if no axis is left.
     """
     axes = [axis for axis, length in enumerate(label.shape) if length > 2]
     faces = [np.take(label, (0, -1), axis=axis) for axis in axes]
@@ -18,7 +18,7 @@ def border_share(label: NDArray) -> float:
 
 
 def no_background(counts: Sequence[Mapping[int, int]]) -> bool:
-    """Whether there are labels, and background (0) is in none of them. ``counts`` has voxels per value, per case."""
+    """Whether labels exist and none of them has background (0). ``counts`` has voxels per value for each case."""
     return bool(counts) and not any(count.get(0) for count in counts)
 
 
@@ -28,7 +28,7 @@ def missing_classes(counts: Sequence[Mapping[int, int]], values: Sequence[int]) 
 
 
 def border_note(shares: Sequence[float]) -> str:
-    """A note where foreground covers most of the border in most cases, as in inverted masks; otherwise empty."""
+    """A note if foreground covers most of the border in most cases, as in inverted masks; otherwise empty."""
     covered = sum(share > 0.5 for share in shares)
     if covered <= len(shares) / 2:
         return ""

@@ -1,4 +1,4 @@
-"""A data set in nnU-Net's raw folder: its files, its splits, and what reading a case shows."""
+"""A data set in nnU-Net's raw folder: its files, its splits, and the properties of its cases."""
 
 import hashlib
 import os
@@ -32,7 +32,7 @@ NOT_FINITE = "holds values that are not finite (NaN or infinity)"
 
 @dataclass(frozen=True)
 class RawCase:
-    """One case: its name, ``"Tr"`` or ``"Ts"``, the files of its channels, its label file."""
+    """One case: its name, its part (``"Tr"`` or ``"Ts"``), the files of its channels, and its label file."""
 
     name: str
     part: str
@@ -41,7 +41,7 @@ class RawCase:
 
 
 class Volume(NamedTuple):
-    """A case as nnU-Net's reader gives it: image ``(channels, z, y, x)`` and label ``(z, y, x)``, with properties."""
+    """A case as nnU-Net's reader returns it: image ``(channels, z, y, x)`` and label ``(z, y, x)``, with properties."""
 
     image: np.ndarray
     properties: dict[str, Any]
@@ -51,9 +51,9 @@ class Volume(NamedTuple):
 
 @dataclass
 class Reading:
-    """What reading a case showed. Sizes and spacings (mm) are in nnU-Net's order, the last axis fastest.
+    """The properties of a case. Sizes and spacings (mm) are in nnU-Net's order, the last axis fastest.
 
-    ``problems`` stop nnU-Net; ``notes`` it mentions.
+    ``problems`` stop nnU-Net; ``notes`` do not.
     """
 
     size: tuple[int, ...] = ()
@@ -78,7 +78,7 @@ class RawDataset:
         """Find a data set by its number or its full name.
 
         Raises:
-            InputError: there is none, there are two, or its ``dataset.json`` is missing or broken.
+            InputError: it does not exist, two of them exist, or ``dataset.json`` is missing or broken.
         """
         root = raw_folder(raw)
         for line in bring_back(root):
@@ -88,8 +88,8 @@ class RawDataset:
             name for name in names if name == dataset or (dataset.isdecimal() and dataset_number(name) == int(dataset))
         ]
         if len(found) != 1:
-            state = f"belongs to {' and '.join(found)}" if found else "is not there"
-            raise InputError(f"{root}: data set {dataset} {state}; there are: {', '.join(names) or 'none'}")
+            state = f"belongs to {' and '.join(found)}" if found else "does not exist"
+            raise InputError(f"{root}: data set {dataset} {state}; this folder has: {', '.join(names) or 'none'}")
         path = root / found[0] / "dataset.json"
         description = read_object(
             path,
@@ -113,7 +113,7 @@ class RawDataset:
 
     @cached_property
     def label_names(self) -> dict[int, str]:
-        """Value to name; a region gives its name to none of its values, the ignore label keeps its own."""
+        """Value to name, the ignore label included; values of a region do not get its name."""
         names: dict[int, str] = {}
         for name, value in self.description["labels"].items():
             for single in value if isinstance(value, list) else [value]:
@@ -122,7 +122,7 @@ class RawDataset:
 
     @cached_property
     def sequences(self) -> dict[str, str]:
-        """Case to sequence, from the ``cases.json`` of our converters; empty where that is not known."""
+        """Case to sequence, from the ``cases.json`` of our converters; empty if it is unknown."""
         path = self.folder / "cases.json"
         cases = read_json(path, "convert again, or delete it")
         if not isinstance(cases, dict) or not all(isinstance(case, dict) for case in cases.values()):
@@ -130,7 +130,7 @@ class RawDataset:
         return {name: case["sequence"] for name, case in cases.items() if case.get("sequence") is not None}
 
     def cases(self, part: str) -> list[RawCase]:
-        """All cases of ``images{part}``, by name; see ``hidden_files`` for files that are none."""
+        """All cases of ``images{part}``, by name; ``hidden_files`` lists files that are no cases."""
         folder, labels = self.folder / f"images{part}", self.folder / f"labels{part}"
         files: dict[str, list[Path]] = {}
         for path in sorted(folder.glob(f"*{self.ending}")):
@@ -143,7 +143,7 @@ class RawDataset:
         ]
 
     def hidden_files(self) -> list[str]:
-        """A line for each folder with hidden files of our ending, which nnU-Net takes for cases and cannot read."""
+        """A line per folder with hidden files of the data set's ending, which nnU-Net mistakes for cases."""
         problems = []
         for name in (TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS):
             folder = self.folder / name
@@ -156,7 +156,7 @@ class RawDataset:
         return problems
 
     def splits(self) -> tuple[list[Fold], list[str]]:
-        """The folds that nnU-Net will use, and what is wrong with the files that hold them."""
+        """The folds that nnU-Net will use, and the problems of the files with these folds."""
         own = read_splits(self.folder)
         preprocessed = os.environ.get(PREPROCESSED, "")
         used = read_splits(Path(preprocessed) / self.folder.name) if preprocessed else None
@@ -168,12 +168,12 @@ class RawDataset:
         return used or own or [], []
 
     def read(self, case: RawCase) -> Volume:
-        """Read the case with nnU-Net's reader; a file that cannot be read raises whatever its reader raises."""
+        """Read the case with nnU-Net's reader; an unreadable file raises the error of the reader."""
         for path in (*case.images, case.label):
             try:
                 if path is not None:
                     check_whole(path)
-            except Exception as error:  # gzip and zlib have several
+            except Exception as error:  # gzip and zlib raise several types
                 stop_without_memory(error)
                 raise ValueError(f"{path.name}: {error}") from error
         reader = self._reader(str(case.images[0]))
@@ -191,7 +191,7 @@ class RawDataset:
         expected = len(self.description["channel_names"])
         try:
             volume = self.read(case)
-        except Exception as error:  # each reader has errors of its own
+        except Exception as error:  # each reader raises other errors
             stop_without_memory(error)
             reading.problems.append(f"{case.images[0]}: case {case.name} cannot be read ({error})")
             return reading

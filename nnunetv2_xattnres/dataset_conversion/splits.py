@@ -1,4 +1,4 @@
-"""Which case trains, which validates, which is kept for the test."""
+"""Splits cases into training, validation and test."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -12,13 +12,13 @@ Fold = dict[str, list[str]]
 
 @dataclass(frozen=True)
 class Split:
-    """The roles of the cases, by name.
+    """The names of the cases for each purpose.
 
     Attributes:
-        training: What goes to ``imagesTr``: nnU-Net plans on these and draws its folds from them.
-        test: What goes to ``imagesTs``.
-        folds: What ``splits_final.json`` holds: a list of ``{"train": names, "val": names}``. Empty: no such file.
-        notes: What the user should know about it.
+        training: Cases for ``imagesTr``, on which nnU-Net plans and from which it draws its folds.
+        test: Cases for ``imagesTs``.
+        folds: Content of ``splits_final.json``: a list of ``{"train": names, "val": names}``; empty for no such file.
+        notes: Notes for the user about the split.
     """
 
     training: list[str]
@@ -28,16 +28,15 @@ class Split:
 
 
 def one_fold(train: Sequence[str], val: Sequence[str], test: Sequence[str], notes: Sequence[str] = ()) -> Split:
-    """One fold that trains on ``train`` and validates on ``val``; ``test`` is kept apart."""
+    """One fold that trains on ``train`` and validates on ``val``; ``test`` is the test set."""
     fold = {"train": sorted(train), "val": sorted(val)}
     return Split(sorted([*train, *val]), sorted(test), [fold], list(notes))
 
 
 def by_frame(names: Sequence[str], seed: int) -> Split:
-    """8:1:1 at random over single frames.
+    """Split single frames at random, 8:1:1.
 
-    Frames of one video resemble each other, and here they land on both sides: scores are too good. It is what most
-    papers do.
+    Frames of one video are similar and end up on both sides, so the scores are too good. Most papers split this way.
 
     Raises:
         InputError: fewer than 3 frames.
@@ -51,11 +50,11 @@ def by_frame(names: Sequence[str], seed: int) -> Split:
 
 
 def by_sequence(sequence_of: Mapping[str, str], seed: int) -> Split:
-    """8:1:1 over whole sequences: as near to a tenth of the frames as whole sequences come, one sequence at least.
+    """Split whole sequences at random, as close to 8:1:1 frames as possible, with at least one sequence per part.
 
     Args:
         sequence_of: Case name to sequence.
-        seed: Another seed, another split.
+        seed: Seed of the random split.
 
     Raises:
         InputError: fewer than 3 sequences.
@@ -82,7 +81,7 @@ def by_sequence(sequence_of: Mapping[str, str], seed: int) -> Split:
 
 
 def by_file(names: Sequence[str], train: Path, val: Path, test: Path | None) -> Split:
-    """The names that three text files list, one a line, endings allowed; a frame that none lists is left out.
+    """Split as three text files say, with one name per line and optional endings; frames in no list are left out.
 
     Raises:
         InputError: a list is missing or empty, a name is unknown or in two lists.
@@ -96,7 +95,7 @@ def by_file(names: Sequence[str], train: Path, val: Path, test: Path | None) -> 
         if path is None:
             continue
         try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows may begin with a mark
+            lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows may write a byte order mark
         except (OSError, UnicodeDecodeError) as error:
             problems.append(f"{path}: cannot be read ({error})")
             continue
@@ -104,7 +103,7 @@ def by_file(names: Sequence[str], train: Path, val: Path, test: Path | None) -> 
         if not entries:
             problems.append(f"{path}: lists nothing")
         for entry in entries:
-            stem = PureWindowsPath(entry).name.rsplit(".", 1)[0]  # knows both separators
+            stem = PureWindowsPath(entry).name.rsplit(".", 1)[0]  # accepts both separators
             name = known.get(_without_zeros(stem))
             if name is None:
                 problems.append(f"{path}: {entry} is none of the frames")
@@ -121,13 +120,13 @@ def by_file(names: Sequence[str], train: Path, val: Path, test: Path | None) -> 
 
 
 def _without_zeros(name: str) -> str:
-    """``clinicdb_12`` of ``ClinicDB_012``, ``12`` of ``012``."""
+    """``clinicdb_12`` for ``ClinicDB_012``, ``12`` for ``012``."""
     head, separator, tail = name.lower().rpartition("_")
     return f"{head}{separator}{int(tail)}" if tail.isdecimal() else name.lower()
 
 
 def cross_validation(names: Sequence[str], folds: int, seed: int) -> list[Fold]:
-    """``folds`` folds at random; each name validates exactly once."""
+    """``folds`` random folds; each name is in the validation of exactly one."""
     shuffled = sorted(names)
     random.Random(seed).shuffle(shuffled)
     parts = [shuffled[number::folds] for number in range(folds)]

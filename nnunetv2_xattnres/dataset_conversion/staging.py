@@ -1,4 +1,4 @@
-"""Where a converted data set goes, and how it gets there whole or not at all."""
+"""Writes a converted data set to its folder, completely or not at all."""
 
 import contextlib
 import errno
@@ -19,7 +19,7 @@ LOCK = ".nnunetv2_xattnres.lock"
 
 
 def raw_folder(raw: str | Path | None = None) -> Path:
-    """``raw``, or the folder that the environment variable ``nnUNet_raw`` names.
+    """``raw``, or the folder in the environment variable ``nnUNet_raw``.
 
     Raises:
         InputError: neither is given, or it is a file.
@@ -38,10 +38,9 @@ def raw_folder(raw: str | Path | None = None) -> Path:
 
 
 def target_problems(raw: Path, folder_name: str, overwrite: bool) -> list[str]:
-    """Why the folder ``raw/folder_name`` cannot be written: it exists, or its number is another data set's.
+    """The reasons why ``raw/folder_name`` cannot be written: it exists, or another data set has its number.
 
-    nnU-Net looks a number up in all three of its folders and stops where it finds two names for it, so all three
-    are searched.
+    All three folders of nnU-Net are searched, because nnU-Net stops if a number has two names in them.
     """
     prefix = folder_name.split("_")[0] + "_"
     folders = {raw, *(Path(os.environ[name]) for name in FOLDERS if os.environ.get(name))}
@@ -58,7 +57,7 @@ def target_problems(raw: Path, folder_name: str, overwrite: bool) -> list[str]:
 
 
 def earlier_preprocessing(target: Path) -> list[str]:
-    """A note where nnU-Net holds preprocessed data of this name: it keeps them, and stops on another split."""
+    """A note if preprocessed data of this name exist: nnU-Net keeps them, and stops if the split differs."""
     root = os.environ.get(PREPROCESSED)
     if not root or not (Path(root) / target.name).exists():
         return []
@@ -69,12 +68,12 @@ def earlier_preprocessing(target: Path) -> list[str]:
 def written_whole(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """Yield a new, empty, hidden folder beside ``target``; it becomes ``target`` if the block ends without an error.
 
-    On any error, Ctrl-C included, the folder is removed and a former ``target`` stays as it was. Whether the number is
-    free is looked at again when ``target`` appears, and conversions into one folder do this one after another.
+    After any error, Ctrl-C included, the hidden folder is removed and an existing ``target`` stays. Before ``target``
+    appears, its number is checked again, under a lock for which other conversions into the same folder wait.
 
     Raises:
-        InputError: the disk is full, the folder cannot be written, or ``target`` or another data set of its number is
-            there now (``overwrite`` allows ``target``): another conversion may have written it meanwhile.
+        InputError: the disk is full, the folder cannot be written, or another conversion has written ``target`` or a
+            data set with its number meanwhile (``overwrite`` allows ``target``).
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +83,7 @@ def written_whole(target: Path, *, overwrite: bool) -> Iterator[Path]:
             f"cannot write to {target.parent} ({error.strerror}): let nnUNet_raw name another folder"
         ) from error
     try:
-        partial.chmod(0o777 & ~_umask())  # mkdtemp makes it private; a data set has the permissions of any folder
+        partial.chmod(0o777 & ~_umask())  # mkdtemp makes it private; a data set has normal permissions
         yield partial
         with _only_one(target.parent):
             if target.exists() and not overwrite:
@@ -111,20 +110,20 @@ def written_whole(target: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 def former_folders(raw: Path, name: str = "Dataset*") -> list[Path]:
-    """Whole data sets that a killed ``convert --overwrite`` moved aside: ``raw/.NAME.former.XXX/NAME``."""
+    """Complete data sets that a killed ``convert --overwrite`` has left in ``raw/.NAME.former.XXX/NAME``."""
     found = raw.glob(f".{name}{FORMER}*/{name}") if raw.is_dir() else []
     return sorted(path for path in found if path.parent.name.startswith(f".{path.name}{FORMER}"))
 
 
 def bring_back(raw: Path) -> list[str]:
-    """Move data sets that a killed ``convert --overwrite`` left aside back to their place; a line for each of them.
+    """Restore the data sets of :func:`former_folders`; returns a line per data set.
 
-    One whose place is taken stays where it is, and its line says so.
+    If a folder of its name exists, a data set stays where it is, and its line says so.
     """
     if not former_folders(raw):
         return []
     lines = []
-    with _only_one(raw):  # a conversion that is between its two renames finishes first
+    with _only_one(raw):  # a conversion between its two renames finishes first
         for former in former_folders(raw):
             target = raw / former.name
             if target.exists():
@@ -152,13 +151,13 @@ def _replace(target: Path, partial: Path) -> None:
         target.rename(former)
         partial.rename(target)
     except BaseException:
-        # the former one is removed only where it was replaced; if the way back fails too, `bring_back` finds it
+        # the old one is removed only after it was replaced; if restoring fails as well, `bring_back` finds it
         if former.exists() and not target.exists():
             former.rename(target)
         if not former.exists():
             aside.rmdir()
         raise
-    # under another name, so that a half removed one is never brought back
+    # under another name, so that a partly removed one is never restored
     with contextlib.suppress(OSError):
         aside = aside.rename(aside.with_name(aside.name.replace(FORMER, ".replaced.")))
         shutil.rmtree(aside, ignore_errors=True)
@@ -166,12 +165,12 @@ def _replace(target: Path, partial: Path) -> None:
 
 @contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
-    """Keep other conversions into ``folder`` waiting; without effect on a file system that has no locks."""
+    """Let other conversions into ``folder`` wait; without effect on a file system without locks."""
     path = folder / LOCK
     lock = FileLock(path)
     try:
         lock.acquire()
-        while not path.exists():  # its last holder removed it while this process waited
+        while not path.exists():  # its last holder removed the file while this process waited
             lock.release()
             lock.acquire()
     except NotImplementedError:
@@ -183,7 +182,7 @@ def _only_one(folder: Path) -> Iterator[None]:
         yield
     finally:
         if lock.is_locked:
-            with contextlib.suppress(OSError):  # Windows keeps an open file, and `filelock` removes it there
+            with contextlib.suppress(OSError):  # Windows does not remove an open file; `filelock` does it there
                 path.unlink()
             lock.release()
 

@@ -1,4 +1,4 @@
-"""What a conversion found and wrote, in a few lines for the user."""
+"""The summary of a conversion, in a few lines for the user."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ from nnunetv2_xattnres.nnunet_layout import dataset_number
 
 @dataclass
 class Checked:
-    """What reading one case showed.
+    """The properties of one case.
 
-    ``counts`` holds voxels per label, ``border`` the share of foreground along the border (``border_share``).
+    ``counts`` has the voxels per label, ``border`` the share of foreground along the border (``border_share``).
     """
 
     problems: list[str] = field(default_factory=list)
@@ -28,7 +28,7 @@ class Checked:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a conversion wrote."""
+    """The summary of what a conversion wrote."""
 
     folder: Path
     split: Split
@@ -43,15 +43,15 @@ class Summary:
 def summarise(
     target: Path, split: Split, checked: Mapping[str, Checked], labels: Mapping[str, int], expected: int, plan: str
 ) -> Summary:
-    """Sum up the cases that were used.
+    """Summarise the cases that were used.
 
     Args:
         target: The folder of the data set.
-        split: The roles of the cases.
-        checked: What reading each case showed, by name.
-        labels: Name to value, as in ``dataset.json``.
-        expected: Cases of the complete data set.
-        plan: The configuration that the next command plans.
+        split: The split of the cases.
+        checked: Case name to its properties.
+        labels: Label name to value, as in ``dataset.json``.
+        expected: Number of cases of the complete data set.
+        plan: The configuration for the next command.
     """
     used = {name: checked[name] for name in sorted({*split.training, *split.test})}
     sizes = Counter(case.size for case in used.values())
@@ -88,7 +88,7 @@ def summarise(
 
 
 def describe_sizes(sizes: Counter[tuple[int, ...]]) -> str:
-    """The only size, or the number of sizes with the smallest and the largest."""
+    """The size if all are equal, else the number of sizes, the smallest and the largest."""
 
     def shown(size: tuple[int, ...]) -> str:
         return "x".join(map(str, size))

@@ -21,7 +21,7 @@ from nnunetv2_xattnres.dataset_conversion.splits import Split, cross_validation
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.reading import check_whole, exactly, stop_without_memory
 
-# TransUNet's lists, which everybody uses
+# TransUNet's lists, which are in general use
 TRAINING = (5, 6, 7, 9, 10, 21, 23, 24, 26, 27, 28, 30, 31, 33, 34, 37, 39, 40)
 TEST = (1, 2, 3, 4, 8, 22, 25, 29, 32, 35, 36, 38)
 
@@ -37,7 +37,7 @@ class Synapse(Dataset):
     Args:
         splits: ``cv``: 5 folds over the 18 training volumes. ``literature``: one fold that trains on the 18 and
             validates on the 12 test volumes.
-        seed: Of the 5 folds.
+        seed: Seed of the 5 folds.
     """
 
     splits: str = "cv"
@@ -114,14 +114,14 @@ class Synapse(Dataset):
         return cases, problems
 
     def divide(self, cases: Sequence[Case]) -> Split:
-        """TransUNet's 18 and 12, by name; folds as ``splits`` says."""
+        """TransUNet's 18 training and 12 test volumes; folds as ``splits`` says."""
         training = [case.name for case in cases if case.part == "train"]
         test = [case.name for case in cases if case.part == "test"]
         if not training:
-            raise InputError("none of the 18 training volumes is there")
+            raise InputError("none of the 18 training volumes was found")
         if self.splits == "literature":
             if not test:
-                raise InputError("--splits literature validates on the test volumes, and none of the 12 is there")
+                raise InputError("--splits literature validates on the test volumes, and none of the 12 was found")
             note = "fold 0 validates on the test volumes: they are in imagesTr too, and scores on them are too good"
             return Split(sorted(training + test), test, [{"train": training, "val": test}], [note])
         if len(training) == 1:
@@ -132,7 +132,7 @@ class Synapse(Dataset):
         return Split(training, test, cross_validation(training, folds, self.seed), notes)
 
     def check(self, case: Case) -> Checked:
-        """Read both volumes whole; compare shapes and affines; look at every label code."""
+        """Read both volumes completely, compare shapes and affines, and check every label code."""
         checked = Checked()
         image, values = _load(case.image, checked.problems)
         label, codes = _load(case.mask, checked.problems)
@@ -158,7 +158,7 @@ class Synapse(Dataset):
                 f"{case.image.name} runs from {values.min():g} to {values.max():g}: are these Hounsfield units?"
             )
         checked.size = tuple(int(length) for length in image.shape)
-        slices = np.moveaxis(codes, 2, 0)  # one by one: bincount takes eight bytes per voxel
+        slices = np.moveaxis(codes, 2, 0)  # one by one, because bincount takes eight bytes per voxel
         counted = [np.bincount(ORGAN_MAP[each.astype(np.uint8)].ravel(), minlength=len(self.labels)) for each in slices]
         counts = np.sum(counted, axis=0)
         checked.counts = {value: int(count) for value, count in enumerate(counts)}
@@ -166,7 +166,7 @@ class Synapse(Dataset):
         return checked
 
     def write(self, case: Case, image: Path, mask: Path) -> None:
-        """Copy the image as it is, and write the label with its own header and the 8 organs."""
+        """Copy the image byte for byte, and write the label with its own header and the 8 organs."""
         target = image.with_name(f"{image.name}_0000.nii.gz")
         if case.image.name.lower().endswith(".gz"):
             shutil.copyfile(case.image, target)
@@ -191,7 +191,7 @@ def _has_both(folder: Path) -> bool:
 
 
 def _refusal(path: Path) -> str:
-    """Why SimpleITK, which nnU-Net reads with, refuses the header (sheared axes, for one); empty if it does not."""
+    """Why SimpleITK, nnU-Net's reader, refuses the header (sheared axes, for example); empty if it accepts it."""
     reader = sitk.ImageFileReader()
     reader.SetImageIO("NiftiImageIO")
     reader.SetFileName(str(path))
@@ -203,12 +203,12 @@ def _refusal(path: Path) -> str:
 
 
 def _load(path: Path, problems: list[str]) -> tuple[Any, Any]:
-    """The image and its voxels, or a line in ``problems`` and two None."""
+    """The image and its voxels; in case of an error two None, and a line in ``problems``."""
     try:
         check_whole(path)
         volume = nib.load(path)
         voxels = np.asanyarray(volume.dataobj)
-    except Exception as error:  # nibabel, gzip and zlib have many
+    except Exception as error:  # nibabel, gzip and zlib raise many types
         stop_without_memory(error)
         problems.append(f"{path}: is unreadable or cut off ({str(error) or type(error).__name__})")
         return None, None

@@ -1,4 +1,4 @@
-"""One function over many cases, in parallel, with a progress bar, and a few cases in memory at a time."""
+"""Applies a function to many cases in parallel, with a progress bar and few cases in memory at a time."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -24,19 +24,19 @@ def map_cases(
 ) -> list[Result]:
     """``[function(item) for item in items]``, in that order, with ``workers`` threads.
 
-    Threads and not processes: decoding, resizing and compressing all happen outside the interpreter's lock, and a
-    thread that is interrupted leaves no process behind. At most two items a worker are in flight.
+    Threads are enough, because decoding, resizing and compressing release the interpreter's lock. After an
+    interruption, they leave no process behind. At most two items per worker are in memory.
 
     Args:
-        function: Called once an item, from any thread.
-        items: What to go through.
-        workers: Threads.
-        progress: Show a bar, on a terminal only.
-        description: What the bar says.
+        function: Called once per item, from any thread.
+        items: The items.
+        workers: Number of threads.
+        progress: Show a progress bar, on a terminal only.
+        description: Text of the progress bar.
 
     Raises:
-        InputError: memory is short.
-        BaseException: the first error of ``function``, or ``KeyboardInterrupt``; what has not begun is dropped.
+        InputError: memory ran out.
+        BaseException: the first error of ``function``, or ``KeyboardInterrupt``; waiting items are dropped.
     """
     results: list[Result] = []
     waiting: deque[Future[Result]] = deque()

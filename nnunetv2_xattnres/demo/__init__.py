@@ -1,7 +1,7 @@
-"""``nnunetv2_xattnres demo``: from drawn frames to a trained model, its predictions, its Dice and a picture of them.
+"""``nnunetv2_xattnres demo``: draws frames, trains a model on them, predicts, scores, and draws a picture.
 
-Every step but the drawing is a stock nnU-Net command, printed as a user would type it. The three nnU-Net folders lie
-below the output folder; no environment variable is needed and none is kept.
+Every step but the drawing is a stock nnU-Net command, printed as a user would type it. nnU-Net's three folders are in
+the output folder; no environment variable is needed or changed.
 """
 
 import argparse
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where the demo writes, and what it computes on."""
+    """Add the arguments of ``demo``."""
     text = "folder to write (default: ./demo)"
     parser.add_argument("--output", type=Path, default=Path("demo"), metavar="FOLDER", help=text)
     parser.add_argument("--overwrite", action="store_true", help="replace the folder of an earlier demo if it exists")
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the demo; ends with the Dice, the model's folder and the picture's path."""
+    """Run the demo, and print the Dice, the model's folder and the picture's path at the end."""
     from nnunetv2_xattnres.demo.steps import Settings, run_demo
 
     run_demo(args.output, Settings(device=args.device), overwrite=args.overwrite)

@@ -1,7 +1,7 @@
-"""Phantom colonoscopy frames with one or two "polyps" each: drawn, so that a demo needs no data of anybody's.
+"""Draws phantom colonoscopy frames with one or two "polyps" each, so that a demo needs no real data.
 
-Colour alone does not give a polyp away: it is a little redder or paler than the mucosa around it, which itself varies,
-and highlights, folds, vessels and the dark lumen distract. What gives it away is the shape of its shading.
+Colour alone does not identify a polyp: it is slightly redder or paler than the mucosa around it, which itself varies,
+and highlights, folds, vessels and the dark lumen distract. Only the shape of its shading identifies it.
 """
 
 import json
@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
 DATASET = "Dataset001_PhantomPolyps"
-CHANNELS = {str(channel): "rgb_to_0_1" for channel in range(3)}  # the name that makes nnU-Net scale 0..255 to 0..1
+CHANNELS = {str(channel): "rgb_to_0_1" for channel in range(3)}  # with this name, nnU-Net scales 0..255 to 0..1
 MUCOSA = np.array([0.74, 0.45, 0.37])
 
 
@@ -46,7 +46,7 @@ def draw_frame(generator: np.random.Generator, size: int) -> tuple[np.ndarray, n
 
 
 def write_dataset(raw: Path, *, training: int, test: int, size: int, seed: int = 0) -> Path:
-    """Write a whole data set in nnU-Net raw format below ``raw``, the test frames with their masks (``labelsTs``).
+    """Write a complete data set in nnU-Net raw format below ``raw``, with masks of the test frames (``labelsTs``).
 
     The same arguments give the same files.
     """
@@ -87,7 +87,7 @@ def _noise(generator: np.random.Generator, size: int, sigma: float) -> np.ndarra
 
 
 def _lighting(generator: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """What darkens and brightens a frame without being a polyp (lamp, lumen, folds), and where the lumen is."""
+    """Brightness of lamp, lumen and folds, which are no polyps, and the place of the lumen."""
     rows, columns = _grid(size)
     lamp = generator.uniform(0.3, 0.7, 2)
     light = -0.5 * ((rows - lamp[0]) ** 2 + (columns - lamp[1]) ** 2)
@@ -102,7 +102,7 @@ def _lighting(generator: np.random.Generator, size: int) -> tuple[np.ndarray, np
 
 
 def _vessels(generator: np.random.Generator, size: int) -> np.ndarray:
-    """Thin reddish lines: where smooth noise crosses zero."""
+    """Thin reddish lines, where smooth noise crosses zero."""
     return 0.12 * np.exp(-((_noise(generator, size, size / 7) / 0.06) ** 2)) * (_noise(generator, size, size / 8) > 0.3)
 
 
@@ -117,7 +117,7 @@ def _highlights(generator: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _polyp(generator: np.random.Generator, size: int, forbidden: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A dome (height 0 to 1) with a wavy outline and the area it covers, clear of ``forbidden``."""
+    """A dome (height 0 to 1) with a wavy outline, and the area that it covers, outside ``forbidden``."""
     rows, columns = _grid(size)
     for _ in range(50):
         centre, radius = generator.uniform(0.15, 0.85, 2), generator.uniform(0.08, 0.2)

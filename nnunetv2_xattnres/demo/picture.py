@@ -1,10 +1,10 @@
-"""The demo's picture: image, reference and prediction side by side, a few test frames from worst to best."""
+"""Draws the demo's picture: image, reference and prediction of a few test frames, from worst to best."""
 
 from pathlib import Path
 
 import matplotlib
 
-matplotlib.use("Agg")  # a picture for a file: there may be no screen
+matplotlib.use("Agg")  # draws to a file: a screen may be missing
 
 import numpy as np
 from matplotlib import pyplot as plt
@@ -13,18 +13,18 @@ from PIL import Image
 REFERENCE_COLOUR, PREDICTION_COLOUR = (
     "#00e5ff",
     "#ffe600",
-)  # both stand out against red mucosa, also for the colour-blind
+)  # both are easy to see on red mucosa, also for colour-blind readers
 
 
 def draw_picture(path: Path, images: Path, references: Path, predictions: Path, dice: dict[str, float]) -> None:
-    """Write a PNG with one row a frame.
+    """Write a PNG with one row per frame.
 
     Args:
         path: The file to write.
         images: Folder of ``CASE_0000.png``, RGB.
         references: Folder of ``CASE.png``, 1 where a polyp is.
-        predictions: The same, predicted.
-        dice: Case and Dice of every frame to show, in this order.
+        predictions: Folder of ``CASE.png``, the predicted masks.
+        dice: Case name to Dice, for every frame to show and in this order.
     """
     figure, axes = plt.subplots(len(dice), 3, figsize=(7.5, 2.55 * len(dice) + 0.35), squeeze=False, dpi=120)
     for row, (case, value) in zip(axes, dice.items(), strict=True):
@@ -45,9 +45,9 @@ def draw_picture(path: Path, images: Path, references: Path, predictions: Path, 
 
 
 def _outline(axis: plt.Axes, mask: np.ndarray, colour: str) -> None:
-    """Draw the outline of a mask; an empty mask says so, as an image without an outline looks like a mistake."""
+    """Draw the outline of a mask, or a text for an empty mask, which would look like a mistake."""
     if mask.any():
-        padded = np.pad(mask > 0, 1)  # closes the outline of what touches the border
+        padded = np.pad(mask > 0, 1)  # closes outlines at the border
         extent = np.arange(-1, mask.shape[1] + 1), np.arange(-1, mask.shape[0] + 1)
         axis.contour(*extent, padded, levels=[0.5], colors=colour, linewidths=1.6)
         axis.set(xlim=(-0.5, mask.shape[1] - 0.5), ylim=(mask.shape[0] - 0.5, -0.5))

@@ -18,11 +18,11 @@ FRAMES_SHOWN = 4
 
 @dataclass(frozen=True)
 class Settings:
-    """How large the demo is.
+    """The size of the demo.
 
     Attributes:
-        training: Frames for training and validation; nnU-Net's batch is 5 % of them.
-        test: Frames that are predicted and scored.
+        training: Number of frames for training and validation; nnU-Net's batch is 5 % of them.
+        test: Number of frames that are predicted and scored.
         size: Height and width of a frame in pixels.
         trainer: Trainer for ``nnUNetv2_train -tr``.
         device: ``cpu``, ``cuda`` or ``mps``.
@@ -37,7 +37,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Result:
-    """What the demo found: mean Dice over the test frames, the model's folder, the picture."""
+    """The result of the demo: mean Dice over the test frames, the model's folder, the picture."""
 
     dice: float
     untrained_dice: float
@@ -46,11 +46,10 @@ class Result:
 
 
 def run_demo(output: Path, settings: Settings | None = None, *, overwrite: bool = False) -> Result:
-    """Run every step below ``output`` and print what came out.
+    """Run every step in ``output`` and print the result.
 
     Raises:
-        InputError: if the device cannot be used, if ``output`` is taken (nothing is written then), or if a command
-            fails.
+        InputError: the device cannot be used, ``output`` exists (nothing is written then), or a command fails.
     """
     from nnunetv2_xattnres.demo.picture import draw_picture
     from nnunetv2_xattnres.demo.untrained import predict_untrained
@@ -90,7 +89,7 @@ def run_demo(output: Path, settings: Settings | None = None, *, overwrite: bool 
 
 @contextmanager
 def _step(number: int, title: str) -> Iterator[None]:
-    """Print what begins, and how long it took."""
+    """Print the title of a step, and how long the step took."""
     print(f"[{number}/{STEPS}] {title}", flush=True)
     started = time.monotonic()
     yield
@@ -118,12 +117,12 @@ def _spread(values: dict[str, float], count: int) -> dict[str, float]:
 
 
 def _report(result: Result, workspace: Workspace, *, seconds: float, frames: int) -> None:
-    """The last lines: what a user came for, and how to go on from here."""
+    """Print the result, and how to continue."""
     print(f"Dice on {frames} test frames   {result.dice:.3f}   (before training: {result.untrained_dice:.3f})")
     print(f"Model     {result.model}")
     print(f"Picture   {result.picture}   (worst to best test frame)")
     print(f"Time      {seconds / 60:.1f} minutes\n")
-    print("To go on with this data set and this model in nnU-Net's own commands, type:")
+    print("To continue with this data set and this model in nnU-Net's own commands, type:")
     for name, folder in workspace.folders.items():
         print(f'  export {name}="{folder}"')
     print(f'  export nnUNet_extTrainer="{HOOK_FOLDER}"')

@@ -1,4 +1,4 @@
-"""Predictions of the same network before it has learned anything: what the demo's Dice is compared with."""
+"""Predicts with the untrained network, whose Dice the demo compares with that of the trained one."""
 
 import contextlib
 import io
@@ -14,11 +14,11 @@ def predict_untrained(model: Path, images: Path, output: Path, *, device: str = 
     """Predict every image with freshly initialised weights.
 
     Args:
-        model: Folder of a trained model; its plans say which network to build, its weights are not used.
+        model: Folder of a trained model. Its plans name the network; its weights are not used.
         images: Folder of images in nnU-Net's naming.
-        output: Folder for the predictions, made if it is not there.
-        device: What to compute on.
-        seed: Of the weights.
+        output: Folder for the predictions, created if it is missing.
+        device: ``cpu``, ``cuda`` or ``mps``.
+        seed: Seed of the weights.
     """
     output.mkdir(parents=True, exist_ok=True)
     with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net's notes on the device

@@ -1,4 +1,4 @@
-"""The demo's folder: nnU-Net's three folders in it, the stock commands that run there, and their log."""
+"""The demo's folder: it contains nnU-Net's three folders, and a log of the stock commands that run there."""
 
 import os
 import shlex
@@ -22,18 +22,18 @@ from nnunetv2_xattnres.nnunet_layout import (
 )
 
 LOG = "log.txt"
-TITLE = "The log of `nnunetv2_xattnres demo`"  # by which its folder is known again
+TITLE = "The log of `nnunetv2_xattnres demo`"  # identifies the folder of a demo
 NAMES = {*FOLDERS, LOG, "predictions", "predictions_untrained", "demo.png"}
-LINES_SHOWN = 15  # of the log, where a command fails
+LINES_SHOWN = 15  # of the log, if a command fails
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """One folder that holds everything of a demo.
+    """The folder with all files of a demo.
 
     Attributes:
         root: Absolute path of the folder.
-        device: What nnU-Net computes on: ``cpu``, ``cuda`` or ``mps``.
+        device: The device for nnU-Net: ``cpu``, ``cuda`` or ``mps``.
     """
 
     root: Path
@@ -41,10 +41,10 @@ class Workspace:
 
     @classmethod
     def create(cls, root: Path, *, device: str = "cpu", overwrite: bool = False) -> "Workspace":
-        """Make the folder.
+        """Create the folder.
 
         Raises:
-            InputError: if it exists and ``overwrite`` is false, or if it does not look like an earlier demo's.
+            InputError: it exists and ``overwrite`` is false, or it is not the folder of an earlier demo.
         """
         root = root.expanduser().resolve()
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
@@ -82,28 +82,28 @@ class Workspace:
 
     @property
     def folders(self) -> dict[str, str]:
-        """The three variables of nnU-Net that point into this folder."""
+        """nnU-Net's three variables, which name folders in this one."""
         return {path.name: str(path) for path in (self.raw, self.preprocessed, self.results)}
 
     def run(self, *command: object, hook: bool = False, show: bool = False) -> None:
-        """Run one nnU-Net command, printed as it would be typed.
+        """Run one nnU-Net command, and print it as a user would type it.
 
         Args:
             command: The command and its arguments.
-            hook: Set ``nnUNet_extTrainer`` (needed for training, and for nothing else).
-            show: Let its output through to the terminal; otherwise it goes to the log.
+            hook: Set ``nnUNet_extTrainer``, which only training needs.
+            show: Show its output on the terminal; otherwise it goes to the log.
 
         Raises:
-            InputError: if the command fails, with the end of what it printed.
+            InputError: the command fails; the message has the end of its output.
         """
         words = [str(word) for word in command]
-        # paths below the demo's folder are shown relative to it: the lines stay short
+        # paths in the demo's folder are printed relative to it, so that the lines stay short
         print(f"    {shlex.join(words).replace(str(self.root) + os.sep, '')}", flush=True)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("nnUNet_")}
         environment |= self.folders
-        # a handful of small images: extra processes take longer to start than to work; planning cannot do with none
+        # for a few small images, starting processes takes longer than their work; planning needs one
         environment |= {DEFAULT_PROCESSES: "1", AUGMENTATION_PROCESSES: "0" if hook else "1"}
-        # nnU-Net starts one thread per core; on a busy machine they would spin while they wait, ten times the work
+        # nnU-Net starts one thread per core; on a busy machine, they would spin while they wait, ten times the work
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         if hook:
             environment[HOOK] = str(HOOK_FOLDER)
@@ -122,7 +122,7 @@ class Workspace:
 
 
 def _is_demos(root: Path) -> bool:
-    """Whether the folder holds what a demo writes, and nothing else."""
+    """Whether the folder has only files of a demo."""
     log = root / LOG
     if not log.is_file() or {path.name for path in root.iterdir()} - NAMES:
         return False
@@ -134,7 +134,7 @@ def find_command(name: str) -> str:
     """The path of an installed command, first beside this Python (a virtual environment need not be activated).
 
     Raises:
-        InputError: if there is none.
+        InputError: the command is not installed.
     """
     found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
     if found is None:

@@ -1,4 +1,4 @@
-"""One case: read both masks with nnU-Net's own readers, check that they fit each other, score every class."""
+"""Scores one case: reads both masks with nnU-Net's own readers, compares their geometry, scores every class."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ Box = tuple[slice, ...]
 
 
 class Task(NamedTuple):
-    """What a worker needs for one case; ``score`` is False where only the checks are wanted."""
+    """The input of a worker for one case; ``score`` is False if only the checks are needed."""
 
     case: str
     reference: Path
@@ -26,7 +26,7 @@ class Task(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """One row per class (``case``, ``label``, ``dice``, ``iou``, ``hd95``), what is wrong, and what to look at."""
+    """One row per class (``case``, ``label``, ``dice``, ``iou``, ``hd95``), and the problems and notes."""
 
     rows: list[dict[str, Any]]
     problems: list[str]
@@ -37,7 +37,7 @@ def read_mask(path: Path, reader: type) -> tuple[np.ndarray, tuple[float, ...], 
     """Integer labels, spacing along each axis, and the header's properties.
 
     Axes of length 1 are dropped, with their spacing: nnU-Net stores a 2D image as a volume of one slice, in which
-    every voxel would be a border voxel. Raises ValueError where the file holds no label image, or not all of it.
+    every voxel would be a border voxel. Raises ValueError if the file is no label image, or is cut off.
     """
     check_whole(path)
     array, properties = reader().read_seg(str(path))
@@ -54,7 +54,7 @@ def read_mask(path: Path, reader: type) -> tuple[np.ndarray, tuple[float, ...], 
 
 def unknown_values(labels: np.ndarray, known: frozenset[int]) -> list[int]:
     """The values of an image that the data set does not name."""
-    if int(labels.min()) < 0 or int(labels.max()) > 100_000:  # no label image at all: sort, however long it takes
+    if int(labels.min()) < 0 or int(labels.max()) > 100_000:  # probably no label image: sort, although it is slow
         present = set(np.unique(labels).tolist())
     else:
         present = {value for value, box in enumerate(find_objects(labels), start=1) if box is not None}
@@ -62,7 +62,7 @@ def unknown_values(labels: np.ndarray, known: frozenset[int]) -> list[int]:
 
 
 def union_box(boxes: list[Box | None]) -> Box | None:
-    """The smallest box around all of them, or None where there is none."""
+    """The smallest box around all boxes, or None without any."""
     found = [box for box in boxes if box is not None]
     if not found:
         return None
@@ -73,12 +73,12 @@ def union_box(boxes: list[Box | None]) -> Box | None:
 
 
 def run_case(task: Task) -> Outcome:
-    """Read, check and score one case; problems are returned, not raised, so that all of them can be listed."""
+    """Read, check and score one case; problems are returned, not raised, so that one message can list all."""
     masks, spacings, headers, problems = [], [], [], []
     for side, path in (("reference", task.reference), ("prediction", task.prediction)):
         try:
             mask, spacing, header = read_mask(path, task.reader)
-        except Exception as error:  # readers raise whatever their library raises
+        except Exception as error:  # each reader raises the errors of its library
             stop_without_memory(error)
             reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             problems.append(f"{task.case}: {side} {path.name} cannot be used: {reason}")
@@ -103,7 +103,7 @@ def run_case(task: Task) -> Outcome:
 def score_case(
     task: Task, reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, ...]
 ) -> list[dict[str, Any]]:
-    """Scores of every class, each computed in the box around both of its masks."""
+    """Scores of every class, each computed within the bounding box of both its masks."""
     if task.labels.ignore is not None:
         ignored = reference == task.labels.ignore
         reference, prediction = (np.where(ignored, 0, mask) for mask in (reference, prediction))

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Score, print the table, write the files that were asked for."""
+    """Score, print the table, and write the requested files."""
     outputs = (args.json, args.csv, args.markdown)
     check_outputs(outputs, overwrite=args.overwrite)
     if args.workers is not None and args.workers < 1:

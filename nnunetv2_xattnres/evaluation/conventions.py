@@ -1,6 +1,6 @@
-"""What a score is where one of the two masks is empty, and in which unit a distance is given.
+"""Defines the scores of empty masks, and the unit of distances.
 
-Two conventions, because published tables use one and clinics need the other:
+Two conventions exist, because published tables use one and clinics need the other:
 
 ==================  ===============================  ==========================
 case                ``nnunet``                       ``transunet``
@@ -11,8 +11,8 @@ reference only      Dice 0, IoU 0, HD95 NaN          Dice 0, IoU 0, HD95 0
 both empty          all NaN                          Dice 0, IoU 0, HD95 0
 ==================  ===============================  ==========================
 
-NaN is left out of means. ``transunet`` is what the evaluation behind Table 1 does, its flaws included; it exists to
-compare with published numbers and for nothing else.
+Means leave NaN out. ``transunet`` does what the evaluation behind Table 1 does, its flaws included; use it only to
+compare with published numbers.
 """
 
 from typing import NamedTuple
@@ -33,7 +33,7 @@ class Scores(NamedTuple):
 
 
 class Convention(NamedTuple):
-    """Scores where a mask is empty, and whether distances are in voxels."""
+    """Scores for empty masks, and whether distances are in voxels."""
 
     prediction_only: Scores
     reference_only: Scores
@@ -55,7 +55,7 @@ def score_masks(
     Args:
         reference: Boolean mask.
         prediction: Boolean mask of the same shape.
-        spacing: Millimetres per voxel along each axis; ``transunet`` does not look at it.
+        spacing: Millimetres per voxel along each axis; ``transunet`` ignores it.
         convention: A key of :data:`CONVENTIONS`.
     """
     rules = CONVENTIONS[convention]

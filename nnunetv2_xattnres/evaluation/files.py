@@ -21,10 +21,10 @@ def write_scores(scores: dict[str, Any], path: Path) -> None:
 
 
 def read_scores(path: Path) -> dict[str, Any]:
-    """Read what :func:`write_scores` wrote, null as NaN.
+    """Read a file of :func:`write_scores`, null as NaN.
 
     Raises:
-        InputError: the file cannot be read, or holds no scores of cases.
+        InputError: the file cannot be read, or has no scores of cases.
     """
     scores = read_object(path, SCORE_AGAIN, entries=_ENTRIES, missing=SCORE_AGAIN)
     for number, row in enumerate(scores["cases"]):
@@ -42,7 +42,7 @@ def write_csv(scores: dict[str, Any], path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file that appears whole or not at all."""
+    """Write a text file completely or not at all."""
     with written(path) as partial:
         partial.write_text(text, encoding="utf-8")
 

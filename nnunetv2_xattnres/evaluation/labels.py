@@ -11,12 +11,12 @@ from nnunetv2_xattnres.json_files import read_object
 
 @dataclass(frozen=True)
 class Labels:
-    """What is scored.
+    """The classes to score.
 
     Attributes:
         foreground: Name of each class and its values: one for a label, several for a region.
-        known: Every value that may occur in a file, background and ignore label included.
-        ignore: Value whose voxels in the reference are left out, or None.
+        known: All values that may occur in a file, background and ignore label included.
+        ignore: Value whose voxels in the reference are ignored, or None.
     """
 
     foreground: dict[str, tuple[int, ...]]
@@ -25,7 +25,7 @@ class Labels:
 
     @classmethod
     def parse(cls, dataset: dict[str, Any], source: str = "dataset.json") -> "Labels":
-        """Read the entry ``labels`` of a ``dataset.json``; raises :class:`InputError` where it is not nnU-Net's."""
+        """Read the entry ``labels`` of a ``dataset.json``; raises :class:`InputError` if it is not nnU-Net's."""
         entries = dataset.get("labels")
         if not isinstance(entries, dict) or not entries:
             raise InputError(f'{source} has no "labels": is it the dataset.json of an nnU-Net v2 data set?')
@@ -52,9 +52,9 @@ class Labels:
 def find_dataset_json(reference: Path, prediction: Path) -> Path:
     """The data set's ``dataset.json``: in ``reference`` or the two folders above it, else in ``prediction``.
 
-    nnU-Net leaves a copy beside its predictions, which serves where the reference masks were moved elsewhere.
+    nnU-Net writes a copy beside its predictions, which helps if the reference masks were moved.
     """
-    # beside a link first, and then beside what it points to
+    # beside a link first, then beside its target
     beside = [*Path(os.path.abspath(reference)).parents[:2], *reference.resolve().parents[:2]]
     folders = [reference, *dict.fromkeys(beside), prediction]
     for folder in folders:
@@ -68,6 +68,6 @@ def find_dataset_json(reference: Path, prediction: Path) -> Path:
 
 
 def read_dataset_json(path: Path) -> dict[str, Any]:
-    """The content of a ``dataset.json``; raises :class:`InputError` where it is missing or not nnU-Net's."""
+    """The content of a ``dataset.json``; raises :class:`InputError` if it is missing or not nnU-Net's."""
     advice = "name the dataset.json of an nnU-Net v2 data set with --dataset-json"
     return read_object(path, advice, entries={"labels": dict, "file_ending": str}, missing=advice)

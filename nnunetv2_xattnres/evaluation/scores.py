@@ -39,32 +39,32 @@ def evaluate_folders(
     progress: bool = True,
     predicted_only: bool = False,
 ) -> dict[str, Any]:
-    """Score every case of two folders of label images against each other.
+    """Score every case of a folder of label images against a folder of reference masks.
 
     Args:
         reference: Folder of reference masks, such as ``labelsTs``.
         prediction: Folder of predicted masks with the same file names.
-        dataset_json: The data set's ``dataset.json``; by default the one beside or above ``reference``.
-        convention: ``nnunet`` (mm, empty pairs left out) or ``transunet`` (voxels; compares with Table 1).
-        workers: Processes; by default one per core where the masks are large enough to pay for starting them.
+        dataset_json: The data set's ``dataset.json``; by default the one in or above ``reference``.
+        convention: ``nnunet`` (mm, empty pairs left out) or ``transunet`` (voxels, to compare with Table 1).
+        workers: Number of processes; by default one per core if the masks are large, else one.
         progress: Show a progress bar on standard error.
-        predicted_only: Leave references without a prediction out, as for the validation folder of one fold.
+        predicted_only: Leave out references without a prediction, for the validation folder of one fold.
 
     Returns:
         ``convention``, ``unit`` of HD95 ("mm" or "voxel"), ``labels`` {name: value or values}, ``cases`` (one row per
-        case and class: case, label, dice, iou, hd95), ``per_label`` {name: mean over cases, and over how many cases
-        each: ``n_dice``, ``n_iou``, ``n_hd95``}, ``mean`` (over classes) and ``notes``. Undefined scores are NaN and
-        left out of means.
+        case and class: case, label, dice, iou, hd95), ``per_label`` {name: means over cases, and the number of cases of
+        each: ``n_dice``, ``n_iou``, ``n_hd95``}, ``mean`` (over classes) and ``notes``. Undefined scores are NaN, and
+        means leave them out.
 
     Raises:
-        InputError: Files missing on one side, unreadable, of different shape or spacing, or with labels that the data
-            set does not name: all of them listed. Nothing is scored then.
+        InputError: Files are missing on one side, unreadable, have different shapes or spacings, or have labels that
+            the data set does not name. The message lists all of them, and nothing is scored.
     """
     if convention not in CONVENTIONS:
         raise InputError(f'There is no convention "{convention}": it is one of {", ".join(CONVENTIONS)}.')
     for name, folder in (("reference", reference), ("prediction", prediction)):
         if not folder.is_dir():
-            raise InputError(f"The {name} folder {folder} is not there.")
+            raise InputError(f"The {name} folder {folder} does not exist.")
     source = dataset_json or find_dataset_json(reference, prediction)
     dataset = read_dataset_json(source)
     labels = Labels.parse(dataset, str(source))
@@ -81,7 +81,7 @@ def evaluate_folders(
         outcomes = list(tqdm(run_cases(tasks, workers), "cases", len(tasks), disable=not progress, leave=False))
     except MemoryError as error:
         raise InputError(OUT_OF_MEMORY) from error
-    except BrokenProcessPool as error:  # the system kills a process without a word when memory is short
+    except BrokenProcessPool as error:  # the system kills a process silently when memory runs out
         raise InputError(f"A process of evaluate was killed, most likely {OUT_OF_MEMORY}") from error
     problems += [problem for outcome in outcomes for problem in outcome.problems]
     if problems:
@@ -104,7 +104,7 @@ def evaluate_folders(
 def pair_files(
     reference: Path, prediction: Path, ending: str, predicted_only: bool
 ) -> tuple[list[str], list[str], int]:
-    """Case names on both sides, a line for each file without a partner, and how many were left out on request.
+    """Case names on both sides, a line per file without a partner, and the number of references left out on request.
 
     Hidden files, such as macOS's ``._NAME``, are no cases.
     """
@@ -139,7 +139,7 @@ def find_reader(dataset: dict[str, Any], example: Path) -> type:
 
 
 def run_cases(tasks: list[Task], workers: int | None) -> Iterator[Outcome]:
-    """The outcomes in order, in processes of their own where that is asked for or pays."""
+    """The outcomes in order, computed in several processes if requested or if the masks are large."""
     if workers is None:
         size = sum(path.stat().st_size for task in tasks for path in (task.reference, task.prediction))
         workers = 1 if size < SMALL_BYTES else available_cores()
@@ -147,13 +147,13 @@ def run_cases(tasks: list[Task], workers: int | None) -> Iterator[Outcome]:
     if workers <= 1:
         yield from map(run_case, tasks)
         return
-    # "spawn": a forked copy of a process that has used torch's threads can hang
+    # "spawn", because a forked copy of a process that has used torch's threads can hang
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         yield from pool.map(run_case, tasks)
 
 
 def mean(values: list[float]) -> float:
-    """Mean of the values that are defined, NaN where none is."""
+    """Mean of the defined values, NaN if none is defined."""
     defined = [value for value in values if not math.isnan(value)]
     return math.fsum(defined) / len(defined) if defined else float("nan")
 

@@ -1,4 +1,4 @@
-"""Scores as tables: for the terminal and in Markdown, Dice and IoU in per cent, HD95 with its unit."""
+"""Tables of scores for the terminal and in Markdown: Dice and IoU in per cent, HD95 with its unit."""
 
 import math
 from typing import Any
@@ -11,7 +11,7 @@ CONVENTION_TEXT = {
 
 
 def number(value: float, scale: float = 1.0) -> str:
-    """Two decimals, or a dash where the score is not defined."""
+    """Two decimals, or a dash if the score is not defined."""
     return MISSING if math.isnan(value) else f"{value * scale:.2f}"
 
 

@@ -1,7 +1,7 @@
-"""The folder that nnU-Net's hook ``nnUNet_extTrainer`` points at, and the command that prints it.
+"""The folder for nnU-Net's hook ``nnUNet_extTrainer``, and the command that prints it.
 
-nnU-Net imports every module below that folder by a name of its own and forgets it again, so nothing may be defined
-there: ``hook/`` holds one module, which imports the trainers by their absolute name.
+nnU-Net imports every module in that folder under another name and then forgets it, so no class may be defined there.
+``hook/`` has one module, which imports the trainers by their absolute names.
 """
 
 import argparse

@@ -1,1 +1,1 @@
-"""Reading and writing of plans files: variants and studies."""
+"""Reads and writes plans files: variants and studies."""

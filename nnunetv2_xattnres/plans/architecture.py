@@ -19,7 +19,7 @@ def is_ours(architecture: dict[str, Any]) -> bool:
 
 
 def architecture_of(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
-    """The ``architecture`` of a configuration, whatever it inherits from, as a copy."""
+    """A copy of the ``architecture`` of a configuration, which may inherit it."""
     plans = {key: value for key, value in plans.items() if key != "continue_training"}
     return deepcopy(PlansManager(plans).get_configuration(configuration).configuration["architecture"])
 
@@ -29,11 +29,11 @@ def with_routing(architecture: dict[str, Any], routing: dict[str, Any], where: s
 
     Args:
         architecture: ``network_class_name``, ``arch_kwargs``, ``_kw_requires_import``.
-        routing: as in :class:`~nnunetv2_xattnres.architectures.routing.Routing`.
-        where: The plans and configuration it stands in, for the error message.
+        routing: See :class:`~nnunetv2_xattnres.architectures.routing.Routing`.
+        where: Names of its plans and configuration, for the error message.
 
     Raises:
-        InputError: where the network is neither of the two.
+        InputError: the network is neither of the two.
     """
     name = architecture["network_class_name"]
     routed_classes = {network.stock: network.class_name for network in NETWORKS.values() if network.stock}

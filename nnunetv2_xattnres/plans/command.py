@@ -14,7 +14,7 @@ from nnunetv2_xattnres.plans.studies import ALL, make_variants
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``plan``."""
+    """Add the arguments of ``plan``."""
     parser.add_argument("dataset", metavar="DATASET", help="number or name of the data set, such as 11")
     text = "configurations to vary (default: 2d)"
     parser.add_argument("-c", "--configuration", nargs="+", default=["2d"], metavar="NAME", help=text)
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         own = entry.trainers.get(TRAINER, TRAINER if entry.encoder else None)
         trainer = f" -tr {own}" if own else ""
         print(f"nnUNetv2_train {number} {name:{width}} 0 -p {output}{trainer}".rstrip())
-    print("\nAny trainer does (-tr nnUNetTrainer_XAttnRes shows progress); without -tr it is nnU-Net's own.")
+    print("\nAny trainer works: without -tr it is nnU-Net's own, and -tr nnUNetTrainer_XAttnRes shows progress.")
     if any(NETWORKS[cell["network"]].encoder for cell in found.values()):
         print("Our trainers load the pretrained weights that the plans name; nnU-Net's own starts from random ones.")
         print('Our trainers need: export nnUNet_extTrainer="$(nnunetv2_xattnres trainer-path)"')

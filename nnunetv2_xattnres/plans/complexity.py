@@ -1,4 +1,4 @@
-"""``nnunetv2_xattnres complexity``: what every network and routing costs, with the paper's figures beside it."""
+"""``nnunetv2_xattnres complexity``: the costs of every network and routing, beside the paper's figures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``complexity``."""
+    """Add the arguments of ``complexity``."""
     parser.add_argument(
         "--size", nargs="+", type=int, default=[256, 256], metavar="N",
         help="input size in pixels or voxels: H W, or D H W (default: 256 256)",
@@ -67,9 +67,9 @@ def measure_all(
     """One row per network and routing.
 
     Returns:
-        ``network``, ``routing``, ``parameters``, ``macs``, ``activation_bytes``; ``over_baseline``, the same three as
-        differences (``None`` where the baseline was not asked for); ``paper``, with ``parameters``, ``macs`` and their
-        differences to the paper's baseline (``None`` where it prints none).
+        ``network``, ``routing``, ``parameters``, ``macs``, ``activation_bytes``; ``over_baseline``, the differences of
+        these three to the baseline (``None`` if the baseline was not requested); ``paper``, with ``parameters``,
+        ``macs`` and their differences to the paper's baseline (``None`` if it prints none).
     """
     from nnunetv2_xattnres.plans.measure import measure
 
@@ -110,7 +110,7 @@ def _paper(network: str, routing: str) -> dict[str, int] | None:
 def builder(
     network: str, routing: str, size: Sequence[int], channels: int, classes: int, encoder: str | None = None
 ) -> Callable[[], nn.Module]:
-    """A function that builds the network; nnU-Net's two as its planner lays them out for a patch of ``size``."""
+    """A function that builds the network; nnU-Net's two networks as its planner would for a patch of ``size``."""
     entry = NETWORKS[network]
     module, _, name = entry.class_name.rpartition(".")
     routed = {"routing": VARIANTS[routing].routing} if entry.places else {}
@@ -127,7 +127,7 @@ def builder(
 
 
 def unet_kwargs(size: Sequence[int], residual: bool) -> dict[str, Any]:
-    """nnU-Net's defaults for a patch of ``size`` at spacing 1: halved down to 4 pixels, 32 channels doubled to 512."""
+    """nnU-Net's defaults for a patch of ``size`` at spacing 1: sizes halve to 4, channels double from 32 to 512."""
     from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
     from torch import nn
 

@@ -1,4 +1,4 @@
-"""Reading, checking and writing plans files in nnU-Net's preprocessed folder."""
+"""Reads, checks and writes plans files in nnU-Net's preprocessed folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nnunetv2_xattnres.nnunet_layout import DATASET_JSON, PREPROCESSED, dataset_
 from nnunetv2_xattnres.outputs import written
 
 VARIANT_PLANS = "nnUNetXAttnResPlans"  # default name of the plans with the variants
-OWN_KEY = "xattnres"  # what we note in such plans
+OWN_KEY = "xattnres"  # our entry in such plans
 FORMAT = 1
 
 
@@ -21,7 +21,7 @@ def dataset_folder(dataset: int | str) -> Path:
     """The data set's folder in ``nnUNet_preprocessed``, by number (``11``) or name (``Dataset011_ClinicDB``).
 
     Raises:
-        InputError: the variable is not set, or there is no such folder, or several.
+        InputError: the variable is not set, or no folder or several folders match.
     """
     root = variable_folder(PREPROCESSED)
     text = str(dataset)
@@ -52,7 +52,7 @@ def _read(path: Path, missing: str) -> dict[str, Any]:
 
 
 def read_plans(dataset: int | str, plans_name: str) -> dict[str, Any]:
-    """The content of a plans file; :class:`InputError` names the plans that are there instead."""
+    """The content of a plans file; if it is missing, :class:`InputError` names the plans that exist."""
     folder = dataset_folder(dataset)
     there = [path.stem for path in sorted(folder.glob("*lans*.json"))]
     advice = f"the plans in that folder are {', '.join(there)}" if there else "run nnUNetv2_plan_and_preprocess first"
@@ -70,10 +70,10 @@ def read_dataset_json(dataset: int | str) -> dict[str, Any]:
 
 
 def read_existing(dataset: int | str, plans_name: str) -> dict[str, Any] | None:
-    """A plans file that we wrote before, ``None`` if there is none.
+    """A plans file that this command wrote earlier, or ``None``.
 
     Raises:
-        InputError: there is a file of that name that is not ours.
+        InputError: another program wrote the file.
     """
     path = dataset_folder(dataset) / f"{plans_name}.json"
     if not path.exists():
@@ -86,7 +86,7 @@ def read_existing(dataset: int | str, plans_name: str) -> dict[str, Any] | None:
 
 
 def lineage(plans: dict[str, Any], configuration: str) -> list[str]:
-    """A configuration and those that it inherits from, nearest first.
+    """A configuration and its ancestors, nearest first.
 
     Raises:
         InputError: one of them is not in the plans.
@@ -105,7 +105,7 @@ def lineage(plans: dict[str, Any], configuration: str) -> list[str]:
 
 
 def resolve(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
-    """A configuration with everything that it inherits (as nnU-Net reads it).
+    """A configuration with all inherited entries, as nnU-Net reads it.
 
     Raises:
         InputError: it is not in the plans.
@@ -123,19 +123,19 @@ def merge(existing: dict[str, Any], new: dict[str, Any], configurations: Iterabl
     """``existing`` with the configurations of ``new`` that it lacks.
 
     Args:
-        existing: Plans that we wrote before.
-        new: Plans that add to them.
-        configurations: Those of ``new`` that count: they, and what they inherit from, have to be the same in both.
+        existing: Plans that this command wrote earlier.
+        new: Plans with further configurations.
+        configurations: Requested configurations of ``new``; they and their ancestors must be the same in both.
 
     Raises:
-        InputError: the two were made from different plans, or anything that counts would change.
+        InputError: the two were made from different plans, or a requested configuration would change.
     """
     name, base = existing["plans_name"], new[OWN_KEY]["base_plans"]
     made_from = existing[OWN_KEY].get("base_plans")
     if made_from != base:
         raise InputError(
-            f"{name} holds variants of {made_from}, asked for are variants of {base}: give another name for the plans "
-            "to write with --variants"
+            f"{name} holds variants of {made_from}, and variants of {base} are requested: give another name for the "
+            "plans to write with --variants"
         )
     have = existing["configurations"]
     needed = dict.fromkeys(each for configuration in configurations for each in lineage(new, configuration))
@@ -157,10 +157,10 @@ def merge(existing: dict[str, Any], new: dict[str, Any], configurations: Iterabl
 
 
 def check_builds(plans: dict[str, Any], dataset_json: dict[str, Any], configurations: Sequence[str]) -> None:
-    """Build each configuration's network as nnU-Net does, without memory for its weights.
+    """Build each configuration's network as nnU-Net does, but without memory for its weights.
 
     Raises:
-        InputError: with a line for each configuration that does not build.
+        InputError: a network cannot be built; the message has a line per configuration.
     """
     import torch
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -178,14 +178,14 @@ def check_builds(plans: dict[str, Any], dataset_json: dict[str, Any], configurat
                 nnUNetTrainer.build_network_architecture(
                     manager, configuration, channels, labels.num_segmentation_heads, True
                 )
-        except Exception as error:  # whatever a network's constructor finds wrong is the user's to read
+        except Exception as error:  # the user reads every error of a network's constructor
             problems.append(f"{name}: {type(error).__name__}: {error}")
     if problems:
         raise InputError("these configurations do not build, so nothing was written", problems)
 
 
 def save_plans(dataset: int | str, plans: dict[str, Any]) -> Path:
-    """Write the plans under their name, all or nothing, also when two processes do; returns the file.
+    """Write the plans under their name, completely or not at all, also if two processes do this; returns the file.
 
     Raises:
         InputError: the file cannot be written.
@@ -199,10 +199,10 @@ def save_plans(dataset: int | str, plans: dict[str, Any]) -> Path:
 def not_preprocessed(
     dataset: int | str, plans: dict[str, Any], configurations: Iterable[str], base_plans: str
 ) -> list[str]:
-    """A line for each kind of data that these variants of ``base_plans`` lack, with the command that makes it."""
+    """A line per kind of data that these variants of ``base_plans`` lack, with the command that makes it."""
     folder = dataset_folder(dataset)
     command = f"nnUNetv2_preprocess -d {dataset_number(folder.name)} -plans_name {base_plans} -c"
-    # the parent, which the base plans have under the same name
+    # the parent has the same name in the base plans
     parents = {resolve(plans, name)["data_identifier"]: lineage(plans, name)[:2][-1] for name in configurations}
     return [
         f"Not preprocessed yet ({identifier}): {command} {parent}"

@@ -1,4 +1,4 @@
-"""Counts what a network costs, without computing anything: parameters, multiply-accumulates, activation memory."""
+"""Counts the costs of a network without running it: parameters, multiply-accumulates, activation memory."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _COUNTED = {torch.ops.aten.convolution, torch.ops.aten.addmm, torch.ops.aten.mm}
 
 @dataclass(frozen=True)
 class Cost:
-    """What one network costs.
+    """The costs of one network.
 
     Attributes:
         parameters: Number of trainable values.
         macs: Multiply-accumulates of convolutions, linear layers and XAttnRes's matrix products, in one forward pass.
-        activation_bytes: Peak of the tensors alive in a forward pass of a training, which keeps what the backward pass
-            needs.
+        activation_bytes: Peak bytes of the tensors in a forward pass of a training, which keeps those for the backward
+            pass.
     """
 
     parameters: int
@@ -40,15 +40,15 @@ class Cost:
 def measure(build: Callable[[], nn.Module], shape: Sequence[int]) -> Cost:
     """Cost of the network that ``build`` returns, for an input of ``shape`` (``[B, C, *S]``), in float32.
 
-    The network is built without memory for its weights and run on tensors without content: every operation is really
-    called, so what is counted is what is computed. Memory is that of the tensors which PyTorch allocates, without the
-    weights, the input and the workspaces inside its kernels.
+    The network is built without memory for its weights and runs on tensors without content. Every operation is really
+    called, so the count is exact. Memory includes all tensors that PyTorch allocates, but not the weights, the input
+    and the workspaces inside PyTorch's kernels.
     """
     with torch.device("meta"):
         network = build().train()
     live, flops = _LiveBytes(), FlopCounterMode(display=False)
     dry_run(network, shape, live)
-    with use_kernel("plain"):  # a faster form is one operation, whose products the counter does not see
+    with use_kernel("plain"):  # the faster forms are one operation, in which the counter sees no products
         dry_run(network, shape, flops)
     counts = flops.get_flop_counts()
     flop = sum(count for operation, count in counts.get("Global", {}).items() if operation in _COUNTED)
@@ -63,7 +63,7 @@ def measure(build: Callable[[], nn.Module], shape: Sequence[int]) -> Cost:
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Follows the bytes of all storages created while it is active."""
+    """Counts the bytes of all storages that are created while it is active."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class _LiveBytes(TorchDispatchMode):
             if isinstance(tensor, torch.Tensor):
                 storage = tensor.untyped_storage()
                 key = id(storage)
-                if key not in self._known and key not in before:  # neither a view nor in place
+                if key not in self._known and key not in before:  # neither a view nor changed in place
                     self._known.add(key)
                     self.now += storage.nbytes()
                     weakref.finalize(storage, self._free, key, storage.nbytes())

@@ -1,4 +1,4 @@
-"""``splits_final.json`` of a preprocessed data set: read and checked, or made as nnU-Net makes it."""
+"""Reads and checks ``splits_final.json`` of a preprocessed data set, or makes it as nnU-Net does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nnunetv2_xattnres.json_files import read_json, write_json
 from nnunetv2_xattnres.nnunet_layout import SPLITS
 
 Fold = dict[str, list[str]]
-STOCK_FOLDS = 5  # as many as nnU-Net makes where the file does not exist
+STOCK_FOLDS = 5  # the number that nnU-Net makes if the file does not exist
 _ADVICE = "write it again, or delete it, and nnU-Net makes 5 random folds"
 
 
@@ -18,11 +18,11 @@ def read_splits(preprocessed: Path) -> list[Fold] | None:
     """The folds, each with its ``train`` and ``val`` cases; ``None`` if there is no file.
 
     Raises:
-        InputError: it is not a list of such folds, with a line for each that is not.
+        InputError: it is not a list of such folds; the message has a line per unusable fold.
     """
     path = preprocessed / SPLITS
     folds = read_json(path, _ADVICE)
-    if folds is None and not path.is_file():  # the file may hold null
+    if folds is None and not path.is_file():  # the file may contain null
         return None
     if not isinstance(folds, list) or not folds:
         raise InputError(f'{path} is not a list of folds, {{"train": [names], "val": [names]}}: {_ADVICE}')
@@ -45,10 +45,10 @@ def _problem(fold: object) -> str:
 
 
 def check_cases(preprocessed: Path, identifiers: Iterable[str], folds: Iterable[tuple[int, Fold]]) -> None:
-    """See that the cases of these folds are among the preprocessed ones; nnU-Net would stop in a traceback.
+    """Check that the cases of these folds are preprocessed; nnU-Net would stop with a traceback.
 
     Raises:
-        InputError: with a line for each fold, and three of the missing cases.
+        InputError: cases are missing; the message has a line per fold, with three of them.
     """
     names = {identifier: _cases(preprocessed / identifier) for identifier in dict.fromkeys(identifiers)}
     problems = []
@@ -62,16 +62,16 @@ def check_cases(preprocessed: Path, identifiers: Iterable[str], folds: Iterable[
 
 
 def make_splits(preprocessed: Path, identifier: str) -> list[Fold]:
-    """Write the folds that nnU-Net would make at its first training, before several trainings do it at once.
+    """Write the folds that nnU-Net would make at its first training.
 
-    nnU-Net writes the file in place: a training that starts at that moment reads a part of it.
+    nnU-Net writes the file in place, so that a second training that starts at the same time reads an incomplete file.
 
     Args:
         preprocessed: The data set's folder.
-        identifier: The folder in it with the cases, ``data_identifier`` of a configuration.
+        identifier: Name of the folder with its cases, ``data_identifier`` of a configuration.
 
     Raises:
-        InputError: there are fewer cases than folds, or the file cannot be written.
+        InputError: the data set has fewer cases than folds, or the file cannot be written.
     """
     from nnunetv2.utilities.crossval_split import generate_crossval_split
 
@@ -81,7 +81,7 @@ def make_splits(preprocessed: Path, identifier: str) -> list[Fold]:
             f"{preprocessed / identifier} has {len(names)} cases, too few for nnU-Net's {STOCK_FOLDS} folds: write "
             f"{preprocessed / SPLITS} yourself"
         )
-    # the seed is nnU-Net's: a training without this command gets the same folds
+    # nnU-Net's seed, so that a training without this command gets the same folds
     made = generate_crossval_split(names, seed=12345, n_splits=STOCK_FOLDS)
     folds = [{key: [str(name) for name in fold[key]] for key in ("train", "val")} for fold in made]
     write_json(preprocessed / SPLITS, folds)
@@ -89,13 +89,13 @@ def make_splits(preprocessed: Path, identifier: str) -> list[Fold]:
 
 
 def make_splits_if_missing(preprocessed: Path, identifier: str) -> None:
-    """Make the folds where no file exists, for trainings that start at once: none reads a part of the file.
+    """Make the folds if no file exists, so that trainings that start together never read an incomplete file.
 
-    With fewer cases than folds, nothing is made: nnU-Net's training says so itself.
+    If the data set has fewer cases than folds, nothing is made, and nnU-Net's training reports the problem.
 
     Args:
         preprocessed: The data set's folder.
-        identifier: The folder in it with the cases, ``data_identifier`` of a configuration.
+        identifier: Name of the folder with its cases, ``data_identifier`` of a configuration.
 
     Raises:
         InputError: the file cannot be written.
@@ -105,6 +105,6 @@ def make_splits_if_missing(preprocessed: Path, identifier: str) -> None:
 
 
 def _cases(folder: Path) -> set[str]:
-    """The names that nnU-Net's data set classes find (``.b2nd``; ``.npz`` of older versions)."""
+    """The names of the cases that nnU-Net finds (``.b2nd``, or ``.npz`` from older versions)."""
     names = {path.stem for path in folder.iterdir() if path.suffix in (".b2nd", ".npz") and path.name[0] != "."}
     return {name for name in names if not name.endswith("_seg")}

@@ -45,7 +45,7 @@ def cells(
         Name of the configuration to ``{"variant", "network", "studies"}``, in the order of the studies.
 
     Raises:
-        InputError: unknown names, a network without a 3D form for a 3D parent, or nothing left to compare.
+        InputError: a name is unknown, the network has no 3D form for a 3D parent, or nothing is left to compare.
     """
     named = ALL not in studies
     studies = list(studies) if named else [key for key, study in STUDIES.items() if not study.cells]
@@ -107,13 +107,13 @@ def _chosen(networks: Sequence[str], parent_name: str, parent: dict[str, Any]) -
 
 @dataclass(frozen=True)
 class Variants:
-    """Plans with the variants, checked, and not written yet.
+    """Checked plans with the variants, which are not written yet.
 
     Args:
         dataset: Number or name of the data set.
-        found: Name of each configuration asked for to ``{"variant", "network", "studies"}``.
-        plans: Content of the plans file, with what it holds already.
-        changed: Whether the file does not hold that yet.
+        found: Name of each requested configuration to ``{"variant", "network", "studies"}``.
+        plans: New content of the plans file, its present configurations included.
+        changed: Whether the file must be written.
     """
 
     dataset: int | str
@@ -122,7 +122,7 @@ class Variants:
     changed: bool
 
     def write(self) -> None:
-        """Write the plans file, if it would change."""
+        """Write the plans file if it changes."""
         if self.changed:
             save_plans(self.dataset, self.plans)
 
@@ -141,24 +141,24 @@ def make_variants(
     keep: bool = False,
     overwrite: bool = False,
 ) -> Variants:
-    """The content of ``output_plans.json``, which is to stand beside ``base_plans.json`` in nnU-Net's folder.
+    """The content of ``output_plans.json``, which belongs beside ``base_plans.json`` in nnU-Net's folder.
 
-    Every variant inherits from ``configuration``, so it uses the same preprocessed data, and repeats the whole
-    ``architecture`` (nnU-Net merges only top-level keys). Each new network is built once. Plans that were written
-    before are added to; what is asked for and would change in them is an error, and so are other base plans.
+    Every variant inherits from ``configuration``, so it uses the same preprocessed data. It repeats the complete
+    ``architecture``, because nnU-Net merges only top-level keys. Each new network is built once. Existing plans are
+    extended; it is an error if a requested variant would change in them, or if they have other base plans.
 
     Args:
         dataset: Number or name of the data set.
-        configuration: The parent, or several of them.
-        base_plans: Name of the plans that have it; they stay as they are.
+        configuration: The parent configuration, or several.
+        base_plans: Name of the plans with these configurations; they stay unchanged.
         output_plans: Name of the plans to write.
         networks, studies: See :func:`cells`.
         encoder, encoder_weights, input_size: See :func:`~nnunetv2_xattnres.plans.variants.architecture`.
-        keep: Take the variants of ``output_plans.json`` as they are, whatever options they were written with.
+        keep: Use the variants of ``output_plans.json`` as they are, also if other options wrote them.
         overwrite: Replace an existing ``output_plans.json`` as a whole.
 
     Raises:
-        InputError: something is missing, does not fit, does not build, or would be overwritten.
+        InputError: something is missing, does not fit, cannot be built, or would be overwritten.
     """
     if output_plans.casefold() == base_plans.casefold():  # one file on macOS and Windows
         raise InputError(
@@ -220,7 +220,7 @@ def _check_encoder(encoder: str | None, found: dict[str, Cell]) -> None:
 
 
 def _check_encoder_weights(plans: dict[str, Any], found: dict[str, Cell]) -> None:
-    """Files of weights are looked at now: the training that needs them may start days later, on another machine."""
+    """Check files of weights now, because the training may start days later, on another machine."""
     pretrained = [name for name, cell in found.items() if NETWORKS[cell["network"]].encoder]
     if not pretrained:
         return
@@ -234,12 +234,12 @@ def _check_encoder_weights(plans: dict[str, Any], found: dict[str, Cell]) -> Non
 
 
 def _check_networks(plans: dict[str, Any], found: dict[str, Cell]) -> None:
-    """Variants of U-Net and of the residual encoder have the same names."""
+    """Check that existing variants are of the same network: U-Net and residual encoder use the same names."""
     problems = []
     for name in found.keys() & plans["configurations"].keys():
         has = resolve(plans, name)["architecture"]["network_class_name"]
         if has != NETWORKS[found[name]["network"]].class_name:
-            problems.append(f"configuration {name} has {has}, asked for is {found[name]['network']}")
+            problems.append(f"configuration {name} has {has}, and {found[name]['network']} is requested")
     if problems:
         raise InputError(
             f"{plans['plans_name']} holds variants of another network: give another name for the plans to write "

@@ -1,4 +1,4 @@
-"""Which network and variant a configuration names, and the ``architecture`` that a plans file gets for them."""
+"""Finds the network of a configuration, and builds the ``architecture`` of a variant for a plans file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nnunetv2_xattnres.errors import InputError
 
 
 def network_of(configuration: dict[str, Any]) -> Network | None:
-    """The network that extends what the (resolved) configuration names: nnU-Net's class or ours; else ``None``."""
+    """The network whose class, stock or ours, a resolved configuration names, or ``None``."""
     named = configuration["architecture"]["network_class_name"].rsplit(".", 1)[-1]
     for network in NETWORKS.values():
         if network.stock and named in (path.rsplit(".", 1)[-1] for path in (network.stock, network.class_name)):
@@ -19,12 +19,12 @@ def network_of(configuration: dict[str, Any]) -> Network | None:
 
 
 def dimensions(configuration: dict[str, Any]) -> int:
-    """2 or 3."""
+    """The number of dimensions of a configuration, 2 or 3."""
     return len(configuration["patch_size"])
 
 
 def configuration_name(parent: str, network: str, variant: str) -> str:
-    """``2d_both``, ``2d_emcad_both``, ``2d_paper_unet_both``: nnU-Net's own networks go without a name."""
+    """``2d_both``, ``2d_emcad_both``, ``2d_paper_unet_both``: without a name for nnU-Net's own networks."""
     return f"{parent}_{NETWORKS[network].infix}{variant}"
 
 
@@ -50,7 +50,7 @@ def architecture(
         regions: Whether the data set is trained on regions, which may overlap.
 
     Raises:
-        InputError: the parent is not of the network that is asked for.
+        InputError: the parent has another network than the requested one.
     """
     asked = NETWORKS[network]
     routing = {"routing": VARIANTS[variant].routing} if asked.places else {}

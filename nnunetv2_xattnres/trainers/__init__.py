@@ -1,4 +1,4 @@
-"""Trainers for nnU-Net, found through the hook ``nnUNet_extTrainer``."""
+"""Trainers for nnU-Net, which finds them through the hook ``nnUNet_extTrainer``."""
 
 from nnunetv2_xattnres.trainers.demo import nnUNetTrainer_XAttnRes_Demo
 from nnunetv2_xattnres.trainers.emcad import nnUNetTrainer_EMCAD, nnUNetTrainer_EMCAD_Trial

@@ -28,7 +28,7 @@ class Either(BasicTransform):
         self.choices = choices
 
     def get_parameters(self, **data_dict: Any) -> dict[str, Any]:
-        """Draw which transform is applied, if any."""
+        """Choose at random which transform is applied, if any."""
         draw = torch.rand(1).item()
         for probability, transform in self.choices:
             if draw < probability:
@@ -37,7 +37,7 @@ class Either(BasicTransform):
         return {"chosen": None}
 
     def apply(self, data_dict: dict, **params: Any) -> dict:
-        """Apply what was drawn."""
+        """Apply the chosen transform."""
         return data_dict if params["chosen"] is None else params["chosen"](**data_dict)
 
 
@@ -48,11 +48,11 @@ def paper_transforms(
     regions: list | None = None,
     ignore_label: int | None = None,
 ) -> BasicTransform:
-    """For half of the samples a random quarter turn and flips, for a quarter a rotation within ``recipe.rotation``.
+    """A random quarter turn and flips for half of the samples, a rotation within ``recipe.rotation`` for a quarter.
 
     Args:
-        recipe: Says which of the two are on.
-        patch_size: Height and width; a patch that is not square is turned by half turns only.
+        recipe: The recipe, which switches each of the two on or off.
+        patch_size: Height and width; a patch that is not square gets half turns only.
         scales: nnU-Net's scales for deep supervision, or ``None``.
         regions: nnU-Net's regions, or ``None`` for labels.
         ignore_label: nnU-Net's ignore label.

@@ -1,4 +1,4 @@
-"""What every trainer of the package adds to nnU-Net's: progress, a seed, portable checkpoints, checks of the run."""
+"""The base of all trainers. It adds progress, a seed, portable checkpoints and checks to nnU-Net's trainer."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ OWN_NAME_KEY = "xattnres_trainer_name"
 class PluginTrainer(nnUNetTrainer):
     """nnU-Net's trainer with its recipe unchanged.
 
-    - Within each epoch, a progress bar on a terminal, and a line at every quarter in the log.
-    - ``XATTNRES_SEED`` in the environment seeds python, numpy and torch by seed, process and epoch, and each batch by
-      its iteration as well: a training that continues draws what an uninterrupted one would have drawn.
-    - Every checkpoint names ``nnUNetTrainer`` as its trainer from the moment it is written: the plans alone rebuild the
-      network, so the model predicts without ``nnUNet_extTrainer``, also when the training was interrupted.
-    - A fold that the split file lacks is refused; nnU-Net would train it on a random split.
-    - When a training starts, and not when it continues, a pretrained encoder gets the weights that the plans name.
-    - The log says which routing is trained, with how many readers and parameters. It warns of losses that are not
-      finite, and a training whose weights are lost stops.
+    - Within each epoch, a terminal shows a progress bar, and a log gets one line per quarter.
+    - The environment variable ``XATTNRES_SEED`` seeds python, numpy and torch by seed, process and epoch, and each
+      batch by its iteration as well. So a continued training draws what an uninterrupted one would draw.
+    - Every checkpoint names ``nnUNetTrainer`` as its trainer. The plans alone rebuild the network, so the model
+      predicts without ``nnUNet_extTrainer``, also after an interrupted training.
+    - A fold that is not in the split file is refused; nnU-Net would train it on a random split.
+    - When a training starts, but not when it continues, a pretrained encoder gets the weights that the plans name.
+    - The log names the routing and the numbers of readers and parameters. It warns of losses that are not finite. A
+      training whose weights are not finite stops.
 
     Attributes:
         epochs, iterations, validation_iterations: Lengths that a subclass sets; ``None`` keeps nnU-Net's.
@@ -80,10 +80,10 @@ class PluginTrainer(nnUNetTrainer):
         self.configure_recipe()
 
     def adapt_plans(self, plans: dict, configuration: str, dataset_json: dict) -> dict:
-        """The plans to train by, before nnU-Net reads them: the place where a subclass changes the configuration.
+        """The plans for the training, before nnU-Net reads them. Subclasses change the configuration here.
 
         Args:
-            plans: Content of the plans file, a copy.
+            plans: A copy of the content of the plans file.
             configuration: Name of the configuration to train.
             dataset_json: Content of ``dataset.json``.
 
@@ -93,14 +93,14 @@ class PluginTrainer(nnUNetTrainer):
         return plans
 
     def configure_recipe(self) -> None:
-        """Set rates, lengths and the like, after nnU-Net has set its own.
+        """Set learning rate, lengths and similar values, after nnU-Net has set its own.
 
         Raises:
             InputError: the configuration cannot be trained by this trainer.
         """
 
     def initialize(self) -> None:
-        """Seed where asked to, build network, optimiser and loss as nnU-Net does, load the encoder's weights.
+        """Seed if a seed is set, build network, optimiser and loss as nnU-Net does, load the encoder's weights.
 
         Raises:
             InputError: the weights that the plans name cannot be loaded.
@@ -117,32 +117,32 @@ class PluginTrainer(nnUNetTrainer):
         super().load_checkpoint(*arguments, **named)
 
     def _seed(self, *key: int) -> bool:
-        """Seed this process where a seed is asked for; each process has numbers of its own."""
+        """Seed this process if a seed is set; each process draws different numbers. Returns whether a seed is set."""
         seed = seed_of_environment()
         if seed is not None:
             seed_everything(seed, self.local_rank, *key)
         return seed is not None
 
     def do_split(self) -> tuple[list[str], list[str]]:
-        """As nnU-Net, for a fold that exists; a split that is made appears whole or not at all.
+        """As nnU-Net, but only for a fold that exists; a new split file is written completely or not at all.
 
         Raises:
-            InputError: the split file does not have it, cannot be used, or cannot be written.
+            InputError: the split file does not have the fold, cannot be used, or cannot be written.
         """
         preprocessed = Path(self.preprocessed_dataset_folder_base)
         check_fold(self.fold, preprocessed)
         if self.fold != "all":
             make_splits_if_missing(preprocessed, Path(self.preprocessed_dataset_folder).name)
         training, validation = super().do_split()
-        if self.fold == "all":  # nnU-Net lists them in the order of a set, another one in each process
+        if self.fold == "all":  # nnU-Net lists them in the order of a set, which differs in each process
             return sorted(training), sorted(validation)
         return training, validation
 
     def get_dataloaders(self) -> tuple[Any, Any]:
-        """As nnU-Net; with a seed, each batch is drawn by its epoch and iteration, and they come in order."""
+        """As nnU-Net; with a seed, epoch and iteration seed each batch, and the batches come in order."""
         if seed_of_environment() is None:
             return super().get_dataloaders()
-        # without workers, nnU-Net gives the loaders themselves
+        # without workers, nnU-Net returns the loaders themselves
         workers = get_allowed_n_proc_DA()
         with environment_variable(AUGMENTATION_PROCESSES, "0"):
             train, val = (augmenter.data_loader for augmenter in super().get_dataloaders())
@@ -161,7 +161,7 @@ class PluginTrainer(nnUNetTrainer):
         return in_processes(loader, processes, cached=cached, pin_memory=self.device.type == "cuda")
 
     def on_train_start(self) -> None:
-        """As nnU-Net, and log what is trained."""
+        """As nnU-Net, and log which network is trained."""
         super().on_train_start()
         architecture = self.configuration_manager.network_arch_class_name.rsplit(".", 1)[-1]
         routing = self.configuration_manager.network_arch_init_kwargs.get("routing")
@@ -186,7 +186,7 @@ class PluginTrainer(nnUNetTrainer):
         """As nnU-Net, and end the progress of the epoch.
 
         Raises:
-            InputError: the weights are no longer finite numbers, or no loss of the epoch was.
+            InputError: the weights are no longer finite, or no loss of the epoch is finite.
         """
         self._end_progress()
         super().on_train_epoch_end(train_outputs)
@@ -199,7 +199,7 @@ class PluginTrainer(nnUNetTrainer):
                 f"WARNING: epoch {self.current_epoch}: the loss of {lost} of {len(losses)} iterations is not a finite "
                 "number (NaN or infinite)"
             )
-        # under mixed precision, single steps overflow and are skipped without harm
+        # with mixed precision, single steps overflow and are skipped without harm
         damaged = not all(
             bool(value.isfinite().all())
             for value in self._bare_network().state_dict().values()
@@ -232,13 +232,13 @@ class PluginTrainer(nnUNetTrainer):
         super().on_validation_epoch_end(val_outputs)
 
     def save_checkpoint(self, filename: str) -> None:
-        """As nnU-Net, but whole or not at all, and independent of the hook.
+        """As nnU-Net, but completely or not at all, and independent of the hook.
 
-        ``trainer_name`` becomes ``nnUNetTrainer``; our own name is kept under another key. ``--c`` goes by ``-tr``.
+        ``trainer_name`` becomes ``nnUNetTrainer``; our name is kept under another key. ``--c`` uses ``-tr``.
         """
         partial = f"{filename}.partial"
         super().save_checkpoint(partial)
-        if self.local_rank != 0 or not os.path.isfile(partial):  # checkpointing was switched off
+        if self.local_rank != 0 or not os.path.isfile(partial):  # checkpoints are switched off
             return
         checkpoint: dict[str, Any] = torch.load(partial, map_location="cpu", weights_only=False)
         checkpoint[OWN_NAME_KEY] = checkpoint[TRAINER_KEY]

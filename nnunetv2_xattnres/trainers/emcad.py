@@ -1,4 +1,4 @@
-"""``nnUNetTrainer_EMCAD``: pretrained encoder, AdamW and EMCAD's loss, in nnU-Net's epochs and augmentation."""
+"""``nnUNetTrainer_EMCAD``: pretrained encoder, AdamW and EMCAD's loss, with nnU-Net's epochs and augmentation."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ WEIGHT_CE, WEIGHT_DICE = 0.3, 0.7
 class nnUNetTrainer_EMCAD(PluginTrainer):
     """Trains a configuration whose network is ``EMCADNet``.
 
-    AdamW at a constant 1e-4 with weight decay 1e-4, and 0.3 cross-entropy + 0.7 Dice summed over the
-    fifteen subsets of the four outputs.
+    The optimiser is AdamW at a constant 1e-4 with weight decay 1e-4. The loss is 0.3 cross-entropy + 0.7 Dice, summed
+    over the fifteen subsets of the four outputs.
 
     Raises:
         InputError: the configuration names another network, or the weights cannot be loaded.
     """
 
     def configure_recipe(self) -> None:
-        """EMCAD's learning rate and weight decay."""
+        """Set EMCAD's learning rate and weight decay."""
         super().configure_recipe()
         name = self.configuration_manager.network_arch_class_name
         if name != NETWORKS["emcad"].class_name:
@@ -43,7 +43,7 @@ class nnUNetTrainer_EMCAD(PluginTrainer):
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """AdamW at a constant learning rate."""
         optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay)
-        # exponent 0: nnU-Net steps the scheduler with the epoch's number, which torch's own deprecate
+        # exponent 0: nnU-Net passes the epoch to the scheduler's step, which torch's own schedulers deprecate
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, exponent=0)
 
     def _build_loss(self) -> nn.Module:
@@ -64,7 +64,7 @@ class nnUNetTrainer_EMCAD(PluginTrainer):
 
 
 class nnUNetTrainer_EMCAD_Trial(nnUNetTrainer_EMCAD):
-    """2 epochs of 20 iterations, 5 for validation: does it run, on this machine, with this data?"""
+    """2 epochs of 20 iterations, 5 for validation, to test whether a training runs on a machine and with its data."""
 
     epochs = 2
     iterations = 20

@@ -1,4 +1,4 @@
-"""Which folds a data set has, and a refusal of the others."""
+"""Refuses folds that a data set does not have."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from nnunetv2_xattnres.plans.splits import STOCK_FOLDS, read_splits
 
 
 def check_fold(fold: int | str, preprocessed: Path) -> None:
-    """Refuse a fold that the split does not have; nnU-Net would train it on a random split, and only log that.
+    """Refuse a fold that is not in the split file; nnU-Net would train it on a random split and only log this.
 
     Args:
         fold: Number of the fold; ``all`` always exists.
-        preprocessed: The data set's folder. Where it has no ``splits_final.json``, nnU-Net makes five folds.
+        preprocessed: The data set's folder. Without ``splits_final.json``, nnU-Net makes five folds.
 
     Raises:
-        InputError: the fold does not exist, or the file is not a list of folds with cases in them.
+        InputError: the fold does not exist, or the file is not a list of non-empty folds.
     """
     if fold == "all":
         return

@@ -1,4 +1,4 @@
-"""``nnUNetTrainer_XAttnRes`` in the shorter lengths that nnU-Net's users know, and one for trials on a CPU."""
+"""``nnUNetTrainer_XAttnRes`` with fewer epochs, as nnU-Net has them, and one for trials on a CPU."""
 
 from nnunetv2_xattnres.trainers.xattnres import nnUNetTrainer_XAttnRes
 
@@ -34,7 +34,7 @@ class nnUNetTrainer_XAttnRes_250epochs(nnUNetTrainer_XAttnRes):
 
 
 class nnUNetTrainer_XAttnRes_Trial(nnUNetTrainer_XAttnRes):
-    """2 epochs of 20 iterations, 5 for validation: does it run, on this machine, with this data?"""
+    """2 epochs of 20 iterations, 5 for validation, to test whether a training runs on a machine and with its data."""
 
     epochs = 2
     iterations = 20

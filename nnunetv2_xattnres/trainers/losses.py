@@ -27,10 +27,10 @@ class SumLoss(nn.Module):
 
 
 class SubsetLoss(nn.Module):
-    """EMCAD's: the sum, over all non-empty subsets of the outputs, of the loss of their summed logits (15 for 4).
+    """EMCAD's: the loss of a subset's summed logits, summed over all non-empty subsets of the outputs (15 for 4).
 
     Args:
-        loss: Takes logits ``[B, C, *S]`` and a target ``[B, 1, *S]`` (or ``[B, R, *S]`` for R regions).
+        loss: A loss of logits ``[B, C, *S]`` and a target ``[B, 1, *S]`` (or ``[B, R, *S]`` for R regions).
     """
 
     def __init__(self, loss: nn.Module) -> None:
@@ -38,7 +38,7 @@ class SubsetLoss(nn.Module):
         self.loss = loss
 
     def forward(self, outputs: Tensor | Sequence[Tensor], targets: Tensor | Sequence[Tensor]) -> Tensor:
-        """The loss of logits and target, each one tensor or a list of tensors of one size.
+        """The loss of logits and targets; each is a tensor or a list of tensors with the same size.
 
         Raises:
             ValueError: the outputs differ in size, so that their logits cannot be summed.

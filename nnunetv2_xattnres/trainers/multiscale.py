@@ -1,4 +1,4 @@
-"""Training at several sizes of the same batch."""
+"""Trains on each batch at several sizes."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def scaled_size(size: Sequence[int], scale: float, multiple: Sequence[int]) -> t
 
 
 def forward_at_scale(network: nn.Module, bare: Any, x: Tensor, scale: float, multiple: Sequence[int]) -> Outputs:
-    """The network's logits of ``x`` ``[B, C, H, W]``, computed at another size and of the size of ``x``.
+    """The network's logits for ``x`` ``[B, C, H, W]``, computed at another size and resized to the size of ``x``.
 
-    Where the network resizes its input to an ``input_size``, that size is scaled; otherwise the batch is resized here.
+    If the network resizes its input to an ``input_size``, this size is scaled; otherwise the batch is resized here.
 
     Args:
-        network: What is called (with the wrappers of DDP and ``torch.compile``).
-        bare: The network without them.
+        network: The network to call, with the wrappers of DDP and ``torch.compile``.
+        bare: The network without these wrappers.
         x: The batch.
-        scale: 1 leaves everything as it is.
-        multiple: What the sides of the scaled size are multiples of.
+        scale: Factor of the size; 1 changes nothing.
+        multiple: The sides of the scaled size are multiples of these numbers.
     """
     if scale == 1:
         return network(x)

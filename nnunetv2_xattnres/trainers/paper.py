@@ -1,4 +1,4 @@
-"""The paper's training recipe ("strictly EMCAD's") as trainers: see :class:`Recipe` for every number."""
+"""Trainers with the paper's recipe ("strictly EMCAD's"); :class:`Recipe` has its values."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ from nnunetv2_xattnres.trainers.xattnres import nnUNetTrainer_XAttnRes
 
 
 class PaperRecipe(PluginTrainer):
-    """What the paper's recipe changes in a trainer; it goes first among the bases.
+    """A mixin with the paper's recipe; it must be the first base class of a trainer.
 
-    The numbers are those for Synapse where the data set has several labels, and those for the binary data sets where
-    it has one; ``paper_recipe`` of the configuration in the plans file changes any of them. The plans in the results
-    folder hold them all. The model that is kept, as ``checkpoint_best.pth`` and as ``checkpoint_final.pth``, is that of
-    the epoch with the best validation Dice (mean over cases, then over classes).
+    The values are those for Synapse if the data set has several labels, and those for the binary data sets if it has
+    one. ``paper_recipe`` of the configuration in the plans file changes single values. The plans in the results folder
+    have all of them. The kept model (``checkpoint_best.pth`` and ``checkpoint_final.pth``) is that of the epoch with
+    the best validation Dice (mean over cases, then over classes).
 
     Raises:
         InputError: the configuration is not 2D, or its ``paper_recipe`` cannot be used.
     """
 
     def adapt_plans(self, plans: dict, configuration: str, dataset_json: dict) -> dict:
-        """Choose the recipe, and write all of it into the configuration."""
+        """Choose the recipe, and write all its values into the configuration."""
         manager = PlansManager({key: value for key, value in plans.items() if key != "continue_training"})
         found = manager.get_configuration(configuration).configuration
         labels = manager.get_label_manager(dataset_json)
@@ -66,18 +66,20 @@ class PaperRecipe(PluginTrainer):
         return super().adapt_plans(plans, configuration, dataset_json)
 
     def configure_recipe(self) -> None:
-        """The recipe's rates and lengths."""
+        """Set the recipe's learning rate and lengths."""
         super().configure_recipe()
         self.initial_lr = self.recipe.learning_rate
         self.weight_decay = self.recipe.weight_decay
         self.num_epochs = self.recipe.epochs
         self.several_outputs = self._entry is not None and self._entry.outputs > 1
         self.enable_deep_supervision = self.several_outputs
-        self._best_ema = math.inf  # nnU-Net's own best checkpoint, by a moving average, is never written
+        self._best_ema = (
+            math.inf
+        )  # so that nnU-Net never writes its own best checkpoint, which a moving average chooses
         self._loaders: tuple[WholeImageLoader, WholeImageLoader]
 
     def initialize(self) -> None:
-        """As nnU-Net, but each scale is compiled with its own numbers: with symbols, tracing XAttnRes takes minutes."""
+        """As nnU-Net, but each scale is compiled for itself: with symbolic sizes, tracing XAttnRes takes minutes."""
         super().initialize()
         if self._do_i_compile():
             compiled = torch.compile(self._bare_network(), dynamic=False)
@@ -87,7 +89,7 @@ class PaperRecipe(PluginTrainer):
                 self.network = compiled
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
-        """AdamW on all parameters alike, at a constant rate."""
+        """AdamW on all parameters, at a constant learning rate."""
         optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay)
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, exponent=0)
 
@@ -115,7 +117,7 @@ class PaperRecipe(PluginTrainer):
         return DC_and_CE_loss(dice, {}, ignore_label=ignore, dice_class=MemoryEfficientSoftDiceLoss, **weights)
 
     def get_dataloaders(self) -> tuple[Any, Any]:
-        """Whole slices, each once an epoch, for training and for validation."""
+        """Whole slices, each once per epoch, for training and for validation."""
         if self.dataset_class is None:  # type: ignore[has-type]
             self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
         patch = tuple(self.configuration_manager.patch_size)
@@ -144,7 +146,7 @@ class PaperRecipe(PluginTrainer):
         self.num_val_iterations_per_epoch = self.recipe.validation_iterations or val.batches
         train.start_at(self.current_epoch * self.num_iterations_per_epoch)
         self._loaders = train, val
-        # more workers than batches would only work ahead on later passes
+        # more workers than batches would only prepare later passes
         workers = get_allowed_n_proc_DA()
         return (
             self._in_processes(train, Purpose.TRAINING_BATCH, min(workers, train.batches), cached=2),
@@ -213,12 +215,12 @@ class PaperRecipe(PluginTrainer):
         return batch["data"].to(self.device, non_blocking=True), moved
 
     def _size_multiple(self) -> list[int]:
-        """32, as EMCAD's recipe rounds, or more where the network divides its input further."""
+        """32, as in EMCAD's recipe, or more if the network divides its input further."""
         strides = np.prod(np.vstack(self.configuration_manager.pool_op_kernel_sizes), axis=0)
         return [math.lcm(32, int(stride)) for stride in strides]
 
     def validation_step(self, batch: dict) -> dict:
-        """Loss, and per sample and class the true and false pixels."""
+        """The loss, and the true and false pixels per sample and class."""
         data, target = self._to_device(batch)
         with autocast(self.device.type, enabled=self.device.type == "cuda"):
             outputs = self.network(data)
@@ -229,7 +231,7 @@ class PaperRecipe(PluginTrainer):
         return self._count({"loss": float(loss), "keys": batch["keys"], "counts": counts})
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
-        """Dice of each case and class, meaned over cases, then over classes; it decides which model is kept."""
+        """Dice averaged over cases, then over classes; it decides which model is kept."""
         self._end_progress()
         records = {key: counts for out in val_outputs for key, counts in zip(out["keys"], out["counts"], strict=True)}
         losses = [out["loss"] for out in val_outputs]
@@ -249,22 +251,22 @@ class PaperRecipe(PluginTrainer):
         *before, dice = (0.0 if math.isnan(value) else value for value in self.logger.get_value("mean_fg_dice", None))
         if not before or dice > max(before):
             self.print_to_log_file(f"Best validation Dice so far: {dice:.4f}, this model is kept")
-            self.current_epoch -= 1  # as nnU-Net's on_train_end: it has been counted up already
+            self.current_epoch -= 1  # as in nnU-Net's on_train_end: the epoch was already incremented
             self.save_checkpoint(os.path.join(self.output_folder, BEST))
             self.current_epoch += 1
 
     def load_checkpoint(self, *arguments: Any, **named: Any) -> None:
-        """As nnU-Net, whatever it calls its parameter; the best Dice so far is in the restored log."""
+        """As nnU-Net, which has renamed the parameter; the best Dice so far is in the restored log."""
         super().load_checkpoint(*arguments, **named)
         self._best_ema = math.inf
 
     def on_train_end(self) -> None:
-        """As nnU-Net, then make the best model the final one, for the validation that follows and for predictions."""
+        """As nnU-Net, then make the best model the final one, for validation and predictions."""
         super().on_train_end()
         best, final = (Path(self.output_folder) / name for name in (BEST, FINAL))
         if self.is_ddp:
             dist.barrier()
-        if not best.is_file() or not final.is_file():  # checkpointing was switched off
+        if not best.is_file() or not final.is_file():  # checkpoints are switched off
             return
         kept = torch.load(best, map_location="cpu", weights_only=False)
         self._bare_network().load_state_dict(kept[WEIGHTS_KEY])

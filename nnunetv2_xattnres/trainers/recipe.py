@@ -1,4 +1,4 @@
-"""The numbers of the paper's training recipe, and how a plans file changes them."""
+"""The values of the paper's training recipe, and how a plans file changes them."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ CLIPPING = ("value", "norm")
 
 @dataclass(frozen=True)
 class Recipe:
-    """The paper's recipe ("strictly EMCAD's"); the defaults are those for Synapse.
+    """The values of the paper's recipe ("strictly EMCAD's"); the defaults are those for Synapse.
 
     Args:
-        base: The data set that the numbers are from: ``synapse`` or ``binary`` (ColonDB, ClinicDB, ISIC 2017).
+        base: The data set with these values: ``synapse`` or ``binary`` (ColonDB, ClinicDB, ISIC 2017).
         epochs: Passes over all training slices (volumes) or images.
-        batch_size: Slices or images an iteration.
-        learning_rate: AdamW's, constant.
-        weight_decay: AdamW's, on every parameter.
-        loss: ``ce_dice``, or ``weighted_bce_iou`` (two classes: pixels near the edge of the object count more).
+        batch_size: Slices or images per iteration.
+        learning_rate: Constant learning rate of AdamW.
+        weight_decay: Weight decay of AdamW, on every parameter.
+        loss: ``ce_dice``, or ``weighted_bce_iou`` (for two classes; pixels near the edge of the object count more).
         ce_weight: Weight of cross-entropy in ``ce_dice``.
         dice_weight: Weight of Dice in ``ce_dice`` (over all classes and the whole batch).
-        scales: Sizes at which each batch is trained, one step each, relative to the network's ``input_size`` (or,
-            where it has none, to the patch).
-        clipping: Limit of the gradient, ``None`` for no limit.
-        clipping_by: ``value`` (of each element) or ``norm`` (of all together).
+        scales: Sizes at which each batch is trained, with one step per size, relative to the network's ``input_size``
+            or, if it has none, to the patch.
+        clipping: Limit of the gradient; ``None`` for no limit.
+        clipping_by: The limit applies to each element (``value``) or to the norm of all elements (``norm``).
         rotation: Largest random rotation in degrees, for a quarter of the samples.
         quarter_turns_and_flips: Random quarter turn and flip, for half of the samples.
         test_time_mirroring: Whether predictions average over flips, as nnU-Net's do.
-        iterations_per_epoch: Iterations of an epoch, ``None`` for one pass over the data.
-        validation_iterations: Batches of the validation after each epoch, ``None`` for all validation data.
+        iterations_per_epoch: Iterations per epoch; ``None`` for one pass over the data.
+        validation_iterations: Validation batches per epoch; ``None`` for all validation data.
     """
 
     base: str = "synapse"
@@ -56,15 +56,15 @@ class Recipe:
 
     @classmethod
     def choose(cls, foreground_labels: int, overrides: Mapping[str, Any] | None, where: str) -> Recipe:
-        """The recipe of a configuration: Synapse's for several labels, the binary data sets' for one.
+        """The recipe of a configuration: that for Synapse if it has several labels, else that for binary data sets.
 
         Args:
-            foreground_labels: Labels (or regions) beside the background.
+            foreground_labels: Number of labels (or regions) without the background.
             overrides: ``paper_recipe`` of the configuration, or ``None``.
-            where: The configuration's name, for error messages.
+            where: Name of the configuration, for error messages.
 
         Raises:
-            InputError: an unknown key, or a value that cannot be; all of them listed.
+            InputError: a key is unknown or a value is unusable; the message lists all of them.
         """
         overrides = dict(overrides or {})
         base = overrides.get("base", "synapse" if foreground_labels > 1 else "binary")
@@ -126,11 +126,11 @@ class Recipe:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """Every number, as ``paper_recipe`` of a plans file."""
+        """All values, as ``paper_recipe`` of a plans file."""
         return {**asdict(self), "scales": list(self.scales)}
 
     def describe(self, overridden: Mapping[str, Any] | None = None) -> str:
-        """One line a number, with a mark at those that the plans set."""
+        """One line per value, with a mark at those that the plans set."""
         lines = [
             f"  {name:<24} {value}{'  (set in the plans)' if name in (overridden or {}) else ''}"
             for name, value in self.to_json().items()

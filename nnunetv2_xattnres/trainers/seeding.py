@@ -1,4 +1,4 @@
-"""Random numbers that depend on seed, process, epoch and iteration alone, so that a run repeats, also continued."""
+"""Random numbers that depend only on seed, process, epoch and iteration, so that runs repeat, also continued ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SEED_VARIABLE = "XATTNRES_SEED"
 
 
 class Purpose(IntEnum):
-    """What random numbers are drawn for; each purpose has numbers of its own."""
+    """The purpose of random numbers; each purpose has its own sequence."""
 
     BUILD = 0
     EPOCH = 1
@@ -29,10 +29,10 @@ class Purpose(IntEnum):
 
 
 def seed_of_environment() -> int | None:
-    """The seed that ``XATTNRES_SEED`` asks for, or ``None`` where it is not set.
+    """The seed in ``XATTNRES_SEED``, or ``None`` if it is not set.
 
     Raises:
-        InputError: it is not a whole number from 0 to 2**31 - 1.
+        InputError: the value is not a whole number from 0 to 2**31 - 1.
     """
     seed = os.environ.get(SEED_VARIABLE)
     if not seed:
@@ -43,12 +43,12 @@ def seed_of_environment() -> int | None:
 
 
 def seed_everything(*key: int) -> None:
-    """Seed python, numpy and torch, CUDA included, by whole numbers such as seed, rank, purpose and epoch."""
+    """Seed python, numpy and torch, CUDA included, with whole numbers such as seed, rank, purpose and epoch."""
     torch.manual_seed(_seed_on_the_cpu(key))
 
 
 def _seed_on_the_cpu(key: tuple[int, ...]) -> int:
-    # SeedSequence mixes the numbers: seed 1 of process 0 has nothing in common with seed 0 of process 1
+    # SeedSequence mixes the numbers: seed 1 of process 0 is independent of seed 0 of process 1
     value = int(np.random.SeedSequence(key).generate_state(1)[0])
     random.seed(value)
     np.random.seed(value)
@@ -58,7 +58,7 @@ def _seed_on_the_cpu(key: tuple[int, ...]) -> int:
 
 @contextmanager
 def environment_variable(name: str, value: str) -> Iterator[None]:
-    """Set an environment variable for a while."""
+    """Set an environment variable within a block."""
     former = os.environ.get(name)
     os.environ[name] = value
     try:
@@ -72,7 +72,7 @@ def environment_variable(name: str, value: str) -> Iterator[None]:
 
 @contextmanager
 def _generators_kept() -> Iterator[None]:
-    """Put the generators of the CPU back afterwards: the network draws from them as well, for example for dropout."""
+    """Restore the CPU's generators after a block: the network draws from them as well, for example for dropout."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield
@@ -83,16 +83,15 @@ def _generators_kept() -> Iterator[None]:
 
 
 class RepeatableLoader:
-    """Seeds each batch of a data loader by its epoch and iteration.
+    """Seeds each batch of a data loader with its epoch and iteration.
 
-    So a batch is the same whatever was drawn before, in whichever worker process, and however often the training was
-    continued.
+    So a batch does not depend on earlier draws, on its worker process, or on interruptions of the training.
 
     Args:
-        loader: A data loader of batchgenerators; its batches go on for ever.
+        loader: A data loader of batchgenerators without an end.
         key: Seed, rank and purpose.
-        iterations: Batches of one epoch.
-        first_epoch: Epoch of the first batch, for a training that continues.
+        iterations: Batches per epoch.
+        first_epoch: Epoch of the first batch, for a continued training.
     """
 
     def __init__(self, loader: Any, key: tuple[int, ...], iterations: int, first_epoch: int) -> None:
@@ -101,7 +100,7 @@ class RepeatableLoader:
         self.next_batch = self.first_batch = first_epoch * iterations
 
     def set_thread_id(self, thread_id: int) -> None:
-        """Called in each worker process: worker w of W draws the batches w, w + W, w + 2W, and so on."""
+        """Tell the loader its worker process: worker w of W draws the batches w, w + W, w + 2W, and so on."""
         self.loader.set_thread_id(thread_id)
         self.next_batch = self.first_batch + thread_id
 
@@ -117,23 +116,23 @@ class RepeatableLoader:
 
 
 def in_processes(loader: Any, processes: int, *, cached: int, pin_memory: bool) -> Any:
-    """The loader's batches, in the order of their numbers, drawn by worker processes or, for 0, by this one.
+    """The loader's batches in the order of their numbers, drawn by worker processes or, for 0, by this process.
 
-    nnU-Net's own workers hand over whichever batch is ready first.
+    nnU-Net's own workers return the batches in the order in which they are ready.
 
     Args:
-        loader: Has ``threads``, and divides its batches among so many workers by ``set_thread_id``.
+        loader: A data loader that divides its batches among ``threads`` workers by ``set_thread_id``.
         processes: Number of worker processes.
         cached: Batches that each worker prepares in advance.
-        pin_memory: For a CUDA device.
+        pin_memory: Pin the batches' memory, for a CUDA device.
     """
     if processes == 0:
         return SingleThreadedAugmenter(loader, None)
     loader.threads = processes
-    # workers draw different numbers where the loader itself does not seed
+    # so that workers draw different numbers if the loader itself does not seed
     seeds = [int(seed) for seed in np.random.randint(2**31, size=processes)]
     workers = MultiThreadedAugmenter(
         loader, None, processes, num_cached_per_queue=cached, seeds=seeds, pin_memory=pin_memory
     )
-    workers.restart()  # starts the processes now: before the network has computed anything, forking is safe
+    workers.restart()  # start the processes now: forking is safe only before the network has computed anything
     return workers

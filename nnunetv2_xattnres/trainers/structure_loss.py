@@ -1,4 +1,4 @@
-"""The loss of EMCAD's recipe for binary data sets: weighted cross-entropy and weighted IoU."""
+"""The loss of EMCAD's recipe for binary data sets: weighted cross-entropy plus weighted IoU."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 
 class WeightedBCEIoULoss(nn.Module):
-    """Cross-entropy and IoU in which pixels near the object's edge weigh up to six times as much (Wei et al., 2020).
+    """Cross-entropy plus IoU; pixels near the object's edge have up to six times the weight (Wei et al., 2020).
 
-    With y the mask and p the foreground's probability, each image gives ``sum(w * bce) / sum(w)`` plus
+    The mask is y, the foreground's probability is p. The loss of an image is ``sum(w * bce) / sum(w)`` plus
     ``1 - (sum(w p y) + 1) / (sum(w (p + y - p y)) + 1)``, where ``w = 1 + 5 |mean of y over 31x31 pixels - y|``.
 
     Args:
-        regions: Whether targets are one channel a region (nnU-Net's region-based training), not labels.
-        ignore_label: Label (or, with regions, ``True`` for a last channel) of pixels that do not count.
+        regions: Targets have one channel per region (nnU-Net's region-based training) instead of labels.
+        ignore_label: Label (or, with regions, ``True`` for a last channel) of ignored pixels.
     """
 
     def __init__(self, regions: bool = False, ignore_label: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The score that the paper keeps a model by."""
+"""The validation score that decides which model is kept."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 
 
 def mean_dice(records: Mapping[tuple[str, int], np.ndarray]) -> tuple[list[float], float]:
-    """Dice of each case and class, meaned over cases, then over classes.
+    """Dice of each case and class, averaged over cases, then over classes.
 
     Args:
         records: Case and slice to true positives, false positives and false negatives ``[3, classes]``; the slices of
-            a volume count together.
+            a volume are summed.
 
     Returns:
-        The means of the classes, and their mean. A class that a case has neither in reference nor in prediction is
-        left out of its mean; NaN where nothing is left.
+        The means of the classes, and their mean. Cases with a class neither in reference nor in prediction are left out
+        of its mean, which is NaN if no case is left.
     """
     cases: dict[str, np.ndarray] = {}
     for (case, _), counts in records.items():
@@ -34,7 +34,7 @@ def mean_dice(records: Mapping[tuple[str, int], np.ndarray]) -> tuple[list[float
 
 
 def pixel_counts(logits: Tensor, target: Tensor, regions: bool, ignore_label: int | None) -> np.ndarray:
-    """True positives, false positives and false negatives ``[B, 3, classes]``, background left out."""
+    """True positives, false positives and false negatives ``[B, 3, classes]``, without the background."""
     mask = None
     if regions:
         predicted = (logits > 0).float()

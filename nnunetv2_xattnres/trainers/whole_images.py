@@ -1,4 +1,4 @@
-"""A data loader that passes over every slice or image once an epoch, as the paper's does."""
+"""A data loader that returns every slice or image once per epoch, as in the paper."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Share:
 
     Args:
         start: First position in the batch.
-        size: Samples of this process.
-        total: Samples of the whole batch.
+        size: Number of samples of this process.
+        total: Number of samples in the whole batch.
     """
 
     start: int
@@ -30,19 +30,19 @@ class Share:
 
 
 class WholeImageLoader(SlimDataLoaderBase):
-    """Batches of whole slices, every slice once a pass; the last batch of a pass is filled up from its beginning.
+    """Batches of whole slices, each once per pass; samples from the start of a pass complete its last batch.
 
-    A slice smaller than the patch is padded, a larger one is cropped: at a random place for training, in its middle
-    for validation. Iterating goes on for ever, pass after pass, and is the same whatever the number of worker
-    processes, augmentation apart.
+    A slice smaller than the patch is padded. A larger one is cropped, at a random place for training and in its middle
+    for validation. Iteration never ends: one pass follows another. Except for the augmentation, the batches do not
+    depend on the number of worker processes.
 
     Args:
         data: nnU-Net's preprocessed cases; ``[C, 1, H, W]`` for images, ``[C, Z, H, W]`` for volumes.
-        share: Which part of each batch is drawn here.
+        share: The part of each batch that this process draws.
         patch_size: Height and width of the samples.
         transforms: Applied to each sample.
-        shuffle: Another order in each pass.
-        seed: Of the orders.
+        shuffle: Use a new random order in each pass.
+        seed: Seed of the orders.
 
     Yields:
         ``data`` ``[B, C, H, W]``, ``target`` ``[B, 1, H, W]`` (or a list), and ``keys``: case and slice of each sample.
@@ -67,26 +67,26 @@ class WholeImageLoader(SlimDataLoaderBase):
         self.next_batch = self.first_batch = 0
 
     def start_at(self, batch: int) -> None:
-        """Begin with this batch, counted over all passes, in a training that continues."""
+        """Start with this batch, counted over all passes, in a continued training."""
         self.next_batch = self.first_batch = batch
 
     @property
     def batches(self) -> int:
-        """Batches of one pass."""
+        """Number of batches per pass."""
         return -(-len(self.slices) // self.share.total)
 
     def larger_than_patch(self) -> int:
-        """How many cases do not fit into the patch."""
+        """Number of cases that do not fit into the patch."""
         patch = self.patch_size[1:]
         return sum(
             any(have > want for have, want in zip(shape[1:], patch, strict=True)) for shape in self.shapes.values()
         )
 
     def set_thread_id(self, thread_id: int) -> None:
-        """Called in each worker process: worker w of W draws the batches w, w + W, w + 2W, and so on."""
+        """Tell the loader its worker process: worker w of W draws the batches w, w + W, w + 2W, and so on."""
         self.thread_id = thread_id
         self.next_batch = self.first_batch + thread_id
-        # numpy is seeded for each worker, torch's generator is a copy of the parent's
+        # numpy is already seeded per worker, but torch's generator is a copy of the parent's
         torch.manual_seed(int(np.random.randint(2**31)))
 
     def keys_of(self, batch: int) -> list[tuple[str, int]]:

@@ -13,14 +13,13 @@ from nnunetv2_xattnres.trainers.losses import SumLoss
 
 
 class nnUNetTrainer_XAttnRes(PluginTrainer):
-    """XAttnRes in every stage, beside the skip connections (``both`` of Table 3).
+    """XAttnRes in every stage, in addition to skip connections (``both`` of Table 3).
 
-    The plans stay the single source of truth for the architecture: the configuration's network is replaced in them
-    before anything is built, so the plans in the results folder name the real one. Plans that name a network of this
-    package already are trained as they are.
+    The plans alone decide the architecture: the network is replaced in the plans before anything is built, so the plans
+    in the results folder name the trained network. Plans that already name a network of this package stay unchanged.
 
     Raises:
-        InputError: where the configuration's network is neither a plain nor a residual-encoder U-Net.
+        InputError: the configuration's network is neither a plain nor a residual-encoder U-Net.
     """
 
     variant = "both"
@@ -41,7 +40,7 @@ class nnUNetTrainer_XAttnRes(PluginTrainer):
 
 
 class nnUNetTrainer_XAttnRes_Replace(nnUNetTrainer_XAttnRes):
-    """XAttnRes in every stage, no skip connections (``replace`` of Table 3)."""
+    """XAttnRes in every stage, without skip connections (``replace`` of Table 3)."""
 
     variant = "replace"
 
@@ -53,13 +52,13 @@ class nnUNetTrainer_XAttnRes_NoSkip(nnUNetTrainer_XAttnRes):
 
 
 class nnUNetTrainer_XAttnRes_EncoderOnly(nnUNetTrainer_XAttnRes):
-    """XAttnRes in the encoder only, no skip connections (Table 4)."""
+    """XAttnRes in the encoder only, without skip connections (Table 4)."""
 
     variant = "encoder"
 
 
 class nnUNetTrainer_XAttnRes_DecoderOnly(nnUNetTrainer_XAttnRes):
-    """XAttnRes in the decoder only, no skip connections (Table 4)."""
+    """XAttnRes in the decoder only, without skip connections (Table 4)."""
 
     variant = "decoder"
 

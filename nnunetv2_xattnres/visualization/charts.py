@@ -1,4 +1,4 @@
-"""Bar charts of scores (Figure 1) and curves of trainings."""
+"""Draws bar charts of scores (as in the paper's Figure 1) and training curves."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from nnunetv2_xattnres.visualization.svg import STYLE, figure_to_svg
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WIDTH = 4.3  # inches: legible on a phone without scrolling, two or three in a row on a desk
+WIDTH = 4.3  # inches: legible on a phone without scrolling; two or three fit side by side on a desktop
 
 
 class Bar(NamedTuple):
-    """One bar: ``values`` are the single runs in per cent, ``paper`` the paper's number where there is one."""
+    """One bar: ``values`` are the single runs in per cent, ``paper`` is the paper's number or None."""
 
     label: str
     variant: str
@@ -26,7 +26,7 @@ class Bar(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """One training: ``loss`` and ``dice`` (per cent) of each epoch; curves of one label share a legend entry."""
+    """One training: ``loss`` and ``dice`` (per cent) per epoch; curves with the same label share a legend entry."""
 
     label: str
     variant: str
@@ -36,14 +36,14 @@ class Curve(NamedTuple):
 
 
 def colour(variant: str) -> str:
-    """The colour of a variant on every figure."""
+    """The colour of a variant in every figure."""
     return VARIANTS[variant].colour if variant in VARIANTS else GREY
 
 
 def bar_chart(title: str, bars: Sequence[Bar], base: Bar | None, name: str) -> tuple[str, str]:
-    """Bars with their single runs as dots, a dashed line at ``base``, as SVG, and the words for below the figure.
+    """A bar chart as SVG, and its caption. Dots are single runs, and a dashed line marks ``base``.
 
-    The axis is cut where all bars are close together, and the words say so.
+    If all bars are close together, the axis does not start at 0, and the caption says so.
     """
     from matplotlib.figure import Figure
 
@@ -128,7 +128,7 @@ def _finish(figure: Figure, title: str, bars: Sequence[Bar], name: str, bottom: 
 
 
 def curve_chart(title: str, curves: Sequence[Curve], name: str) -> str:
-    """Validation Dice above training loss over the epochs, one line per run, as SVG."""
+    """A chart as SVG: validation Dice, and below it training loss, over the epochs, one line per run."""
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):
@@ -136,11 +136,11 @@ def curve_chart(title: str, curves: Sequence[Curve], name: str) -> str:
         upper, lower = figure.subplots(2, 1, sharex=True)
         seen: set[str] = set()
         for curve in curves:
-            # initialisations share their colours with routings: dashed, because both can be on one chart
+            # initialisations have the colours of routings; they are dashed, because one chart can show both
             dashed = curve.variant in VARIANTS and VARIANTS[curve.variant].has_own_init
             style = "--" if dashed else "-"
             line = {"color": colour(curve.variant), "linewidth": 1.2, "alpha": 0.85, "linestyle": style}
-            if len(curve.epochs) < 12:  # a short run is a few points, and a single epoch would be no line at all
+            if len(curve.epochs) < 12:  # markers for short runs: a single epoch would be no line
                 line |= {"marker": "o", "markersize": 2.5}
             label = {} if curve.label in seen else {"label": curve.label}
             seen.add(curve.label)

@@ -1,4 +1,4 @@
-"""Many cases on one picture, their labels outlined: a shifted or swapped mask is seen at a glance."""
+"""Draws many cases with outlined labels on one picture, on which shifted or swapped masks are easy to see."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 from nnunetv2_xattnres.visualization.overlay import to_rgb
 
 COLUMNS = 4
-# Brighter and further apart than the colours of filled masks, since here a swap of two classes has to be seen.
+# Brighter and more different than the colours of filled masks, so that two swapped classes are visible.
 OUTLINES = (
     "#00e5ff",
     "#ffb000",
@@ -29,10 +29,10 @@ class Tile:
     """One picture of the sheet.
 
     Attributes:
-        title: Above the picture.
+        title: Text above the picture.
         image: RGB, ``(height, width, 3)``, 8 bits.
-        label: ``(height, width)``, or None where there is none.
-        aspect: Height of a pixel over its width.
+        label: ``(height, width)``, or None.
+        aspect: Height of a pixel divided by its width.
     """
 
     title: str
@@ -50,17 +50,17 @@ def make_tile(
     ct: bool = False,
     direction: Sequence[float] = (),
 ) -> Tile:
-    """The slice of a case that shows most: the one with the most classes, and of these the one with most foreground.
+    """The slice of a case with the most classes, and among these with the most foreground.
 
-    Without a label it is the middle one.
+    Without a label, it is the middle slice.
 
     Args:
-        title: Above the picture.
+        title: Text above the picture.
         image: ``(channels, z, y, x)``, in nnU-Net's order.
         label: ``(z, y, x)`` or None.
-        spacing: Of z, y, x in mm.
-        ct: Show the abdominal window.
-        direction: The nine direction cosines of a volume, where known: the patient is drawn head-on, back down.
+        spacing: Spacing of z, y, x in mm.
+        ct: Use the abdominal window.
+        direction: The nine direction cosines of a volume, if known: the patient is then drawn with the back down.
     """
     depth = image.shape[1] // 2
     if label is not None and label.any():
@@ -70,7 +70,7 @@ def make_tile(
         flips = (-1 if direction[4] < 0 else 1, -1 if direction[0] < 0 else 1)
         pixels = pixels[:, :: flips[0], :: flips[1]]
         mask = None if mask is None else mask[:: flips[0], :: flips[1]]
-    step = max(1, min(pixels.shape[1:]) // 400)  # the same pixels of both, so that they stay aligned
+    step = max(1, min(pixels.shape[1:]) // 400)  # the same pixels of image and label, so that they stay aligned
     pixels, mask = pixels[:, ::step, ::step], None if mask is None else mask[::step, ::step]
     if label is not None and image.shape[1] > 1:
         title += f", slice {depth}"
@@ -78,7 +78,7 @@ def make_tile(
 
 
 def draw_contact_sheet(path: Path, tiles: Sequence[Tile], label_names: Mapping[int, str], title: str) -> None:
-    """Write a PNG with all tiles, ``COLUMNS`` a row, the outlines in the colours of their classes, and a legend."""
+    """Write a PNG with all tiles, ``COLUMNS`` per row, outlines in the colours of their classes, and a legend."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D

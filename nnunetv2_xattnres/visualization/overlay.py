@@ -1,4 +1,4 @@
-"""Masks over images: filled classes, the reference as an outline, at the image's true proportions."""
+"""Draws masks over images: filled classes, and the reference as an outline, with the image's true proportions."""
 
 import base64
 import io
@@ -6,7 +6,7 @@ import io
 import numpy as np
 from PIL import Image
 
-# classes 1, 2, …: the same order on every picture
+# of the classes 1, 2, …: the same on every picture
 CLASS_COLOURS = np.array(
     [
         (47, 134, 209),
@@ -31,8 +31,8 @@ OUTLINE = np.array((255, 255, 255), dtype=np.float32)
 def to_rgb(image: np.ndarray, ct: bool = False) -> np.ndarray:
     """An image slice (channels, H, W) as 8-bit RGB (H, W, 3).
 
-    Three channels of 0 to 255 are taken as colours; otherwise the first channel is shown in grey, CT in the abdominal
-    window (-160 to 240 HU), anything else between its 0.5th and 99.5th percentile.
+    Three channels with values of 0 to 255 are colours. Otherwise the first channel is shown in grey: CT in the
+    abdominal window (-160 to 240 HU), everything else between its 0.5th and 99.5th percentile.
     """
     if image.shape[0] == 3 and image.min() >= 0 and 1 < image.max() <= 255:
         return np.moveaxis(image, 0, -1).astype(np.uint8)
@@ -43,13 +43,13 @@ def to_rgb(image: np.ndarray, ct: bool = False) -> np.ndarray:
 
 
 def resize(array: np.ndarray, spacing: tuple[float, float], width: int, labels: bool = False) -> np.ndarray:
-    """Resize (H, W) or (H, W, 3) to a width in pixels, the height by the true proportions.
+    """Resize (H, W) or (H, W, 3) to a width in pixels and to the height that keeps the true proportions.
 
     Args:
         array: 8-bit image, or label values up to 65535.
         spacing: Size of a pixel along H and W.
-        width: Of the result.
-        labels: Nearest neighbour, so that no new values appear.
+        width: Width of the result in pixels.
+        labels: Use nearest neighbour, so that no new values appear.
     """
     height = max(1, round(width * array.shape[0] * spacing[0] / (array.shape[1] * spacing[1])))
     picture = Image.fromarray(array.astype(np.uint16 if labels else np.uint8))
@@ -73,7 +73,7 @@ def overlay(
 ) -> np.ndarray:
     """Paint class masks over an RGB image (H, W, 3): ``filled`` in colour, ``outlined`` as a white line with a shadow.
 
-    All of them have the same height and width; label 0 is left as it is.
+    All of them have the same height and width; pixels of label 0 stay unchanged.
     """
     result = image.astype(np.float32)
     if filled is not None and filled.any():
@@ -90,7 +90,7 @@ def overlay(
 
 
 def data_uri(image: np.ndarray, quality: int = 85) -> str:
-    """An RGB image as a JPEG inside a page."""
+    """An RGB image as a JPEG in a data URI."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=quality)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

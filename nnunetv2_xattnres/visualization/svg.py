@@ -1,4 +1,4 @@
-"""matplotlib figures as SVG that a page can inline: text in the page's colour and font, ids unique on the page."""
+"""Converts matplotlib figures to inline SVG: text in the page's colour and font, ids unique on the page."""
 
 import io
 import re
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# drawn in this colour, and turned into the page's text colour afterwards
+# figures are drawn in this colour, which is then replaced by the page's text colour
 INK = "#010203"
 STYLE = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "nnunetv2_xattnres",  # the same figure gives the same file
+    "svg.hashsalt": "nnunetv2_xattnres",  # so that the same figure gives the same file
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "text.color": INK,
@@ -34,14 +34,14 @@ def figure_to_svg(figure: "Figure", name: str, alternative: str) -> str:
     """An ``<svg>`` element for a page.
 
     Args:
-        figure: Drawn with :data:`STYLE`.
-        name: Unique on the page: it goes in front of every id in the figure.
-        alternative: What the figure shows, for readers who do not see it.
+        figure: A figure drawn with :data:`STYLE`.
+        name: Prefix of every id in the figure; it must be unique on the page.
+        alternative: Text that describes the figure for readers who cannot see it.
     """
     import matplotlib
 
     buffer = io.StringIO()
-    with matplotlib.rc_context(STYLE):  # how text is written is decided here, not where the figure is drawn
+    with matplotlib.rc_context(STYLE):  # these settings decide here how text is written
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
@@ -51,6 +51,6 @@ def figure_to_svg(figure: "Figure", name: str, alternative: str) -> str:
 
 
 def standalone(svg: str) -> str:
-    """The same as a file of its own, black on white whatever is around it."""
+    """The SVG as a separate file, black on white."""
     head, body = svg.split(">", 1)
     return f'<?xml version="1.0" encoding="utf-8"?>\n{head} style="background: white; color: black">{body}'

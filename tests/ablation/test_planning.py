@@ -151,7 +151,7 @@ def test_variants_of_other_plans_are_not_taken(preprocessed, tmp_path, studies):
     small = {**json.loads(base.read_text()), "plans_name": "nnUNetPlans_small"}
     (preprocessed / "nnUNetPlans_small.json").write_text(json.dumps(small))
     before = (preprocessed / "nnUNetXAttnResPlans.json").read_bytes()
-    with pytest.raises(InputError, match=r"variants of nnUNetPlans, asked .* of nnUNetPlans_small: .* with --variants"):
+    with pytest.raises(InputError, match=r"variants of nnUNetPlans, .* of nnUNetPlans_small are .* with --variants"):
         plan(tmp_path / "other", base_plans="nnUNetPlans_small", studies=studies)
     plan(tmp_path / "other", base_plans="nnUNetPlans_small", plans="Small", studies=studies)
     change(base, "2d", batch_size=1)
@@ -188,7 +188,7 @@ def test_a_study_does_not_go_on_with_changed_configurations(preprocessed, tmp_pa
     plans = json.loads(before)
     del plans["configurations"]["2d_encoder"]
     file.write_text(json.dumps(plans))
-    with pytest.raises(InputError, match="configuration 2d_encoder is gone"):
+    with pytest.raises(InputError, match="configuration 2d_encoder is missing"):
         plan(tmp_path / "study", studies=["skip"])
     file.write_text(before)
     assert plan(tmp_path / "study", studies=["skip"]).cells == study.cells
@@ -377,7 +377,7 @@ def test_the_split_is_made_before_the_first_cell_as_nnunet_makes_it(preprocessed
         (["--gpus", "3"], "--gpus 3: this machine shows 0 GPU(s)"),
         (["--gpus", "-1"], "--gpus -1: this machine shows 0 GPU(s)"),
         (["--executor", "slurm", "--gpus", "-1"], "--gpus -1: give the GPUs of a cell"),
-        (["--executor", "slurm"], "sbatch is not there"),
+        (["--executor", "slurm"], "sbatch is not installed here"),
     ],
 )
 def test_missing_devices_are_named_before_anything_is_written(

@@ -154,7 +154,7 @@ def test_every_problem_is_listed_and_nothing_is_written(tmp_path):
         (originals / "8.png", "is an RGBA image"),
         (originals / "9.png", "has 16 bits a channel"),
         (masks / "12.png", "holds no white: its brightest value is 1, expected 255"),
-        (originals / "13.png", "is a link to ../.git/annex/objects/13, which is not there"),
+        (originals / "13.png", "is a link to ../.git/annex/objects/13, which does not exist"),
         (masks / "13.png", "is a link to"),
         (masks / "14.tif", "has a colour palette, expected RGB or grey"),
         (masks / "11.png", "is neither black nor white in 1.3% of its pixels: a third colour"),

@@ -229,7 +229,7 @@ def test_volumes(raw, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("7", "data set 7 is not there; there are: Dataset501_CVCClinicDB"), ("Dataset501_X", "is not there")],
+    [("7", "data set 7 does not exist; this folder has: Dataset501_CVCClinicDB"), ("Dataset501_X", "does not exist")],
 )
 def test_unknown_data_set(clinicdb, capsys, name, message):
     assert main(["inspect", name]) == 2

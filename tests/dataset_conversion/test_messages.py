@@ -84,6 +84,6 @@ def test_unexpected_names_are_told_the_pattern_and_odd_digits_are_names(tmp_path
 
 
 def test_an_odd_digit_is_no_number_of_a_data_set(tmp_path):
-    with pytest.raises(InputError, match="is not there"):
+    with pytest.raises(InputError, match="does not exist"):
         (tmp_path / "Dataset002_X").mkdir()
         RawDataset.open("²", tmp_path)

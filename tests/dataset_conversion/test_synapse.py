@@ -59,7 +59,7 @@ def test_parts_of_the_data_set(tmp_path):
     assert [len(fold["train"]) for fold in three.split.folds] == [2, 2, 2]
     with pytest.raises(InputError, match="none of the 18 training volumes"):
         convert_synapse(phantoms.synapse(tmp_path / "test", (1, 2)), raw=tmp_path / "raw")
-    with pytest.raises(InputError, match="none of the 12 is there"):
+    with pytest.raises(InputError, match="none of the 12 was found"):
         convert_synapse(tmp_path / "three", raw=tmp_path / "raw", splits="literature")
 
 

@@ -285,10 +285,10 @@ def test_command_refuses_before_the_work(data, tmp_path, capsys):
     assert main(["evaluate", str(reference), str(tmp_path / "nowhere")]) == 2
     assert "prediction folder" in capsys.readouterr().err
     assert main(["evaluate", str(reference), str(prediction), "--json", str(tmp_path / "no" / "x.json")]) == 2
-    assert "its folder is not there" in capsys.readouterr().err
+    assert "its folder does not exist" in capsys.readouterr().err
     same = str(tmp_path / "x")
     assert main(["evaluate", str(reference), str(prediction), "--json", same, "--csv", same]) == 2
-    assert "asked for twice" in capsys.readouterr().err
+    assert "is named twice" in capsys.readouterr().err
 
 
 def test_a_disk_that_is_full_is_a_message(data, tmp_path, capsys, monkeypatch):

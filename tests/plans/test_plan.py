@@ -177,7 +177,7 @@ def test_other_base_plans_need_another_name_and_other_configurations_do_not(fold
     plans_phantom.write(folder, name="nnUNetPlans_small")
     assert main(["plan", "11", "-p", "nnUNetPlans_small", "--study", "skip"]) == 2
     error = capsys.readouterr().err
-    assert "holds variants of nnUNetPlans, asked for are variants of nnUNetPlans_small" in error
+    assert "holds variants of nnUNetPlans, and variants of nnUNetPlans_small are requested" in error
     assert "with --variants" in error
     base = load(folder, "nnUNetPlans")
     base["configurations"]["2d_other"] = {"inherits_from": "2d", "batch_size": 9}

@@ -86,7 +86,7 @@ def make_panel(results: Results, case: str) -> Panel:
     ending = dataset["file_ending"]
     path = reference / f"{case}{ending}"
     if not path.is_file():
-        raise OSError(f"the reference {path} is not there")
+        raise OSError(f"the reference {path} does not exist")
     reader = find_reader(dataset, path)()
     labels, header = reader.read_seg(str(path))
     place = int(np.argmax((labels[0] > 0).sum(axis=(1, 2))))

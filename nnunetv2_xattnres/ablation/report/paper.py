@@ -50,7 +50,7 @@ def paper_dataset(name: str) -> str | None:
 
 
 def paper_score(dataset: str | None, network: str, variant: str, tables: tuple[int, ...] = MAIN) -> PaperScore | None:
-    """The paper's score of a network and a variant (keys of the catalogue), from the first of ``tables`` with it."""
+    """The paper's score of a network and a variant (keys of the catalogue), from the first table that has it."""
     name = NETWORKS[network].paper if network in NETWORKS else None
     if dataset is None or name is None:
         return None

@@ -14,24 +14,24 @@ from nnunetv2_xattnres.nnunet_layout import TEST_IMAGES, VALIDATION
 
 CELL_HEADER = ["Cell", "State", "Device", "Dice %", "hours"]
 FINDINGS_RULE = (
-    "Against the same network's baseline. Both: XAttnRes beside the skip connections; replace: instead of them; "
+    "Against the same network's baseline. Both: XAttnRes and skip connections; replace: XAttnRes instead of them; "
     "no skip: neither."
 )
 # printed once, above the tables
 READING = [
     "± is the standard deviation over seeds of the mean over cases, then over classes.",
     "Δ: difference in points of Dice, paired by case, seeds averaged first. The interval is a bootstrap over cases, "
-    "not corrected for the number of comparisons; it knows nothing of the randomness of training.",
-    '"Left out": classes in cases for which not every run of both has a score. Δ leaves them out and the means do not, '
-    "so that it can differ from the difference of the means.",
-    '"Within seed spread": the difference is no larger than the standard deviation of the difference between two '
-    'single runs, so other seeds may turn it around. "Better" and "worse" need both: an interval without 0, and '
-    "seeds that settle it by themselves (Welch's t test at 5\u00a0%).",
+    "not corrected for the number of comparisons; it does not include the randomness of training.",
+    '"Left out": classes in cases for which some run of either has no score. Δ leaves them out and the means do not, '
+    "so that Δ can differ from the difference of the means.",
+    '"Within seed spread": the difference is at most the standard deviation of the difference between two single '
+    'runs, so other seeds may reverse it. "Better" and "worse" need both: an interval without 0, and seeds that are '
+    "significant by themselves (Welch's t test at 5\u00a0%).",
 ]
 
 
 def subtitle(results: Results) -> str:
-    """One line: the data set and the number of cells, configurations and seeds."""
+    """One line: how many cells are complete, and the seeds, folds and cases."""
     done, planned = len(results.complete), len(results.observations)
     seeds = len({item.cell.seed for item in results.observations})
     folds = list(dict.fromkeys(item.cell.fold for item in results.observations))
@@ -117,7 +117,7 @@ def facts(results: Results) -> tuple[list[tuple[str, str]], list[str]]:
         ("Versions", ", ".join(f"{name} {' / '.join(values)}" for name, values in found.items())),
         ("Device", ", ".join(_distinct(_get(records, "device")))),
         ("Host", ", ".join(_distinct(_get(records, "host")))),
-        ("Time", f"{sum(hours):.2f} hours in all, {sum(hours) / len(hours):.2f} a cell" if hours else ""),
+        ("Time", f"{sum(hours):.2f} hours in all, {sum(hours) / len(hours):.2f} per cell" if hours else ""),
         ("When", _period(records)),
     ]
     warnings = [

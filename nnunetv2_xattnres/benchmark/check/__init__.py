@@ -1,4 +1,4 @@
-"""``bench --check``: whether XAttnRes is right on this card, in which form it ran, and what it costs."""
+"""``bench --check``: checks on a GPU whether XAttnRes is correct, which form ran, and what it costs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from nnunetv2_xattnres.benchmark.check.table import tables
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.outputs import check_outputs, written
 
-MINUTES = 6.0  # for everything, on a fresh machine
+MINUTES = 6.0  # for all steps, on a fresh machine
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check, print, and return the exit code: 0, or 1 where something is wrong, failed or did not end.
+    """Check, print, and return the exit code: 0, or 1 if something is wrong, failed or did not end.
 
     Raises:
-        InputError: the arguments cannot be used, or there is no such device.
+        InputError: the arguments cannot be used, or the device does not exist.
     """
     minutes = MINUTES if args.minutes is None else args.minutes
     if not minutes > 0:
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         for row in run_items(items_for(args.device, kernel, networks), minutes * 60):
             rows.append(row)
-    except KeyboardInterrupt:  # what was found is worth minutes
+    except KeyboardInterrupt:  # keep the results of the first minutes
         print("\ninterrupted")
         _tell(rows, "Interrupted: what is not here was not done.", 130, args)
         raise

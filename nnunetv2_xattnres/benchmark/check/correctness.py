@@ -1,4 +1,4 @@
-"""Outputs and gradients of XAttnRes on a device against the literal equations in float64, and which form computes."""
+"""Compares outputs and gradients of XAttnRes with the literal equations in float64, and finds the form that ran."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from nnunetv2_xattnres.benchmark.check.machine import describe, why_no_triton
 from nnunetv2_xattnres.benchmark.check.process import Report, WrongResult
 from nnunetv2_xattnres.benchmark.literal import make_literal
 
-BOUNDS = {"float16": 2e-3, "bfloat16": 1.5e-2, "float32": 1e-5}  # of the relative error, in norm per tensor
+BOUNDS = {"float16": 2e-3, "bfloat16": 1.5e-2, "float32": 1e-5}  # of the relative error in norm, per tensor
 LAYOUTS = ("channels_last", "contiguous")
 
 
 class Comparison(NamedTuple):
-    """One reader: the current feature, what it reads, and how large the values are."""
+    """One reader: its current feature, its history, and the scale of the values."""
 
     text: str
     size: tuple[int, ...]
@@ -30,11 +30,11 @@ class Comparison(NamedTuple):
     history: tuple[tuple[int, tuple[int, ...]], ...]  # channels and size of each entry
     kinds: tuple[tuple[str, str], ...]  # dtype and layout
     values: float = 1.0
-    zeros: bool = False  # a row of pixels that are zero in every channel
+    zeros: bool = False  # one row of pixels is zero in every channel
 
 
 ALL = tuple((dtype, layout) for dtype in BOUNDS for layout in LAYOUTS)
-# Every other width, layout and dtype is another kernel to compile: most of the time goes into that.
+# Each width, layout and dtype needs another kernel, and compiling these takes most of the time.
 COMPARISONS = (
     Comparison("2D, pixels of zero", (9, 10), 32, ((32, (9, 10)), (32, (3, 5))),
                (("float16", "contiguous"), ("bfloat16", "channels_last"), ("float32", "contiguous")), zeros=True),
@@ -59,16 +59,15 @@ def check(report: Report, device: str, kernel: str | None, seconds: float) -> No
     """Compare, and report ``machine``, ``compared``, ``of``, ``worst`` by dtype, ``wrong`` and ``forms``.
 
     Args:
-        report: Takes the figures.
+        report: Gets the figures.
         device: ``cuda`` or ``cpu``.
-        kernel: The form to force; ``None`` for the device's own.
-        seconds: Time after which no other comparison begins.
+        kernel: The form to force; ``None`` is the device's default.
+        seconds: Time after which no further comparison starts.
 
     Raises:
-        WrongResult: an output or a gradient is off by more than its bound, or not the same twice; or another form than
-            that of the device computed.
+        WrongResult: an error is above its bound, two runs differ, or another form than that of the device computed.
     """
-    torch.set_float32_matmul_precision("highest")  # some containers switch TF32 on, which is not float32
+    torch.set_float32_matmul_precision("highest")  # some containers switch on TF32, which is not float32
     no_triton = why_no_triton()
     report(machine=describe(device), no_triton=no_triton)
     start, compared, wrong = time.monotonic(), 0, []
@@ -101,7 +100,7 @@ def check(report: Report, device: str, kernel: str | None, seconds: float) -> No
 
 
 def compare(comparison: Comparison, dtype: str, layout: str, device: str) -> Iterator[tuple[str, float]]:
-    """The relative error of the output and of each gradient; infinite where it differs between two runs."""
+    """The relative error of the output and of each gradient; infinite if two runs differ."""
     torch.manual_seed(0)
     dims = len(comparison.size)
     widths = [width for width, _ in comparison.history]
@@ -129,7 +128,7 @@ def compare(comparison: Comparison, dtype: str, layout: str, device: str) -> Ite
 
 
 def _feature(width: int, size: Sequence[int], comparison: Comparison) -> Tensor:
-    """Random values. Where they will be pooled by two, no two in a window are equal, so each maximum is one pixel."""
+    """Random values. No two values in a pooling window of two are equal, so that each maximum is unique."""
     feature = torch.randn(2, width, *size).mul_(comparison.values)
     if any(have > want for have, want in zip(size, comparison.size, strict=True)):
         rank = torch.zeros(size)
@@ -144,7 +143,7 @@ def _feature(width: int, size: Sequence[int], comparison: Comparison) -> Tensor:
 
 
 def _error(got: Tensor, want: Tensor) -> float:
-    """Relative, in norm; infinite where a number is not finite."""
+    """The relative error in norm; infinite if a number is not finite."""
     if not got.isfinite().all():
         return math.inf
     return ((got.double() - want).norm() / want.norm()).item()

@@ -1,4 +1,4 @@
-"""Runs the items of the check one after the other, each in a process of its own, until the time is up."""
+"""Runs the items of the check one after the other, each in its own process, until the time is over."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from nnunetv2_xattnres.nnunet_layout import FOLDERS
 from nnunetv2_xattnres.system import interrupt, told_of
 
 NOT_MEASURED = "not measured"
-FAILURES = (WRONG, FAILED, TOO_LONG)  # what does not fit in the card's memory is no fault
+FAILURES = (WRONG, FAILED, TOO_LONG)  # running out of the GPU's memory is not a failure
 
 
 @dataclass
 class Row:
-    """An item, and how it ended."""
+    """An item and its outcome."""
 
     item: Item
     outcome: Outcome
 
     def as_dict(self) -> dict[str, object]:
-        """For JSON."""
+        """The row as a dictionary for JSON."""
         return {"name": self.item.name, "arguments": dict(self.item.arguments), **asdict(self.outcome)}
 
 
 def run_items(items: Sequence[Item], budget: float) -> Iterator[Row]:
-    """Run ``items`` within ``budget`` seconds and print a line for each; nothing is left on the disk.
+    """Run ``items`` within ``budget`` seconds and print a line per item; leaves no files on the disk.
 
-    An item that is not begun is a row as well, which says why: the time is up, or what it needs did not go well.
+    An item that is not started also has a row, which gives the reason: no time is left, or an item before it failed.
     """
     start = time.monotonic()
     states: dict[str, str] = {}
@@ -51,7 +51,7 @@ def run_items(items: Sequence[Item], budget: float) -> Iterator[Row]:
 
 
 def _stopped(item: Item, states: Mapping[str, str], left: float) -> Outcome | None:
-    """Why an item is not begun; ``None`` where it can be."""
+    """The reason not to start an item, or ``None``."""
     for name in item.after:
         if states.get(name, DONE) != DONE:
             why = "; only what is known to be right is timed" if name == CORRECTNESS else ""
@@ -65,7 +65,7 @@ def _stopped(item: Item, states: Mapping[str, str], left: float) -> Outcome | No
 
 def _run(item: Item, folder: Path, number: int, left: float) -> Outcome:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("nnUNet_")}
-    # compilers begin with nothing, as on a fresh machine, and what small tensors are tuned to is not kept
+    # compilers start with empty caches, as on a fresh machine, and tunings for small tensors are not kept
     caches = folder / f"caches-{number}"
     environment |= {
         "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
@@ -79,7 +79,7 @@ def _run(item: Item, folder: Path, number: int, left: float) -> Outcome:
     outcome = run_apart(
         item.function, item.arguments, min(item.limit, left), folder / str(number), environment | dict(item.environment)
     )
-    if outcome.state == TOO_LONG and left < item.limit:  # it need not hang
+    if outcome.state == TOO_LONG and left < item.limit:  # perhaps it does not hang but had too little time
         outcome.state, outcome.message = NOT_MEASURED, f"time is up: stopped after {outcome.seconds:.0f} s"
     return outcome
 
@@ -90,7 +90,7 @@ def _line(outcome: Outcome) -> str:
 
 
 def verdict(rows: Sequence[Row]) -> tuple[str, int]:
-    """The last line, and the exit code: 1 where something is wrong, failed or did not end."""
+    """The last line, and the exit code: 1 if something is wrong, failed or did not end."""
     failed = [
         f"{row.item.name} ({row.outcome.state})"
         for row in rows

@@ -1,4 +1,4 @@
-"""What ``bench --check`` does, in the order of its worth: the time may not suffice for all."""
+"""The steps of ``bench --check``, the most important first, because the time may not suffice for all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CORRECTNESS = "correctness"
 PHANTOM = "phantom"
 TRAINERS = ("nnUNetTrainer", "nnUNetTrainer_XAttnRes")
 NETWORKS = ("clinicdb-2d", "volume-3d", "emcad-b2")
-# Without a GPU, the same steps on networks that take no time.
+# Without a GPU, the same steps run on tiny networks.
 TINY = {
     "clinicdb-2d": Case("unet", (2, 3, 32, 32), "a tiny 2D U-Net", 3, width=8),
     "volume-3d": Case("unet", (1, 1, 16, 16, 16), "a tiny 3D U-Net", 3, width=4),
@@ -25,17 +25,17 @@ TINY = {
 
 @dataclass(frozen=True)
 class Item:
-    """One step of the check, in a process of its own.
+    """One step of the check, which runs in its own process.
 
     Attributes:
-        name: Of its row.
+        name: Name of its row.
         function: ``module:name``; it is called with a ``Report`` and ``arguments``.
-        arguments: By name.
-        needs: Seconds that it takes: with less left, it is not begun.
-        limit: Seconds after which it counts as hanging.
-        after: Names of the items that must be done first, and right.
+        arguments: Keyword arguments.
+        needs: Seconds that it takes; it is not started if less time is left.
+        limit: Seconds after which it is considered to hang.
+        after: Names of the items that must have succeeded before.
         environment: Variables for its process.
-        folders: Whether it works in the nnU-Net folders that all such items share.
+        folders: Whether it uses the nnU-Net folders that all such items share.
     """
 
     name: str
@@ -49,9 +49,9 @@ class Item:
 
 
 def items_for(device: str, kernel: str | None, networks: Sequence[str] = NETWORKS) -> list[Item]:
-    """All items for ``cuda``, or small ones of the same kind for ``cpu``.
+    """All items for ``cuda``, or small items of the same kind for ``cpu``.
 
-    The seconds are those of an H100 with 16 cores, with a margin. A first compiled step takes 30 to 40 s there.
+    The seconds were measured on an H100 with 16 cores and have a margin. A first compiled step takes 30 to 40 s there.
     """
     cuda = device == "cuda"
     where = {"device": device, "kernel": kernel}
@@ -105,7 +105,7 @@ def _trainings(where: Mapping[str, Any], cuda: bool) -> Iterator[Item]:
         PHANTOM,
         f"{PACKAGE}.training:prepare",
         {**size, "processes": 2 if cuda else 1},
-        needs=75 if cuda else 30,  # with the trainings after it
+        needs=75 if cuda else 30,  # includes the trainings that follow
         limit=120,
         folders=True,
     )

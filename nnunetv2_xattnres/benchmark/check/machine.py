@@ -1,4 +1,4 @@
-"""Where figures come from: the card and the versions, in one line."""
+"""Describes the machine: the GPU and the versions, in one line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nnunetv2_xattnres.system import available_cores
 
 
 def describe(device: str) -> str:
-    """The card or the processor, and the versions of what computes."""
+    """The GPU or the processor, and the versions of the libraries."""
     if device == "cuda":
         major, minor = torch.cuda.get_device_capability()
         free, total = (memory / 2**30 for memory in torch.cuda.mem_get_info())
@@ -27,7 +27,7 @@ def describe(device: str) -> str:
 
 
 def why_no_triton() -> str:
-    """Why Triton's kernels cannot be imported; empty where they can."""
+    """Why Triton's kernels cannot be imported; empty if they can."""
     try:
         import nnunetv2_xattnres.architectures.kernels.triton_kernels  # noqa: F401
     except ImportError as error:

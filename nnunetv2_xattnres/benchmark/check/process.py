@@ -1,6 +1,6 @@
-"""One function in a process of its own, with a time limit: what fails or hangs there leaves the rest unharmed.
+"""Runs one function in its own process with a time limit, so that a failure or a hang does not affect the rest.
 
-An error of CUDA spoils every later call in its process, and a kernel that does not end cannot be interrupted.
+After an error of CUDA, every later call in its process fails; a kernel that does not end cannot be interrupted.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from pathlib import Path
 from typing import Any
 
 DONE, WRONG, FAILED, NO_MEMORY, TOO_LONG = "done", "wrong", "failed", "out of memory", "too long"
-END_SECONDS = 10  # that a killed process has to disappear; one that waits for a driver may not
-LINES_KEPT = 40  # of what the process printed
+END_SECONDS = 10  # for a killed process to end; one that waits for a driver may not end
+LINES_KEPT = 40  # of the output of the process
 
 
 class WrongResult(Exception):
-    """What was computed is not right."""
+    """A computed result is wrong."""
 
 
 @dataclass
 class Outcome:
-    """How a function ended.
+    """The outcome of a function.
 
     Attributes:
         state: One of the constants of this module.
         message: Why it is not ``done``, in one line.
-        seconds: How long it took, with the start of its process.
-        figures: What it reported, which is not all unless it is ``done``.
-        log: The last lines that it printed, unless it is ``done``.
+        seconds: Seconds that it took, including the start of its process.
+        figures: The reported figures, which are incomplete unless it is ``done``.
+        log: The last lines of its output, unless it is ``done``.
     """
 
     state: str
@@ -49,7 +49,7 @@ class Outcome:
 
 
 class Report:
-    """Called with figures, keeps them in a file at once: they outlive the process."""
+    """Writes figures to a file at once, so that they survive the process."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -67,11 +67,11 @@ def run_apart(
     """Call ``function`` (``module:name``) with a :class:`Report` and ``arguments`` in a new process.
 
     Args:
-        function: Where it is.
-        arguments: By name; what JSON can hold.
-        limit: Seconds after which the process and all that it started are killed.
-        folder: For the files of the process; it is made.
-        environment: All variables of the process.
+        function: Module and name of the function.
+        arguments: Keyword arguments, of types that JSON has.
+        limit: Seconds after which the process and its child processes are killed.
+        folder: Folder for the files of the process; it is created.
+        environment: All environment variables of the process.
     """
     folder.mkdir(parents=True)
     log = folder / "log.txt"
@@ -102,7 +102,7 @@ def run_apart(
 
 
 def _without_word(code: int | None, limit: float) -> tuple[str, str]:
-    """State and message of a process that did not say how it ended."""
+    """State and message of a process that reported no outcome."""
     if code is None:
         return TOO_LONG, f"no end within {limit:.0f} s: stopped"
     if code == -getattr(signal, "SIGKILL", 9):
@@ -122,7 +122,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """What the new process does: call the function, and say how it ended."""
+    """Run in the new process: call the function, and report its outcome."""
     function, values, folder = arguments[0], json.loads(arguments[1]), Path(arguments[2])
     module, name = function.split(":")
     state, message = DONE, ""
@@ -138,7 +138,7 @@ def _reason(error: Exception) -> tuple[str, str]:
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     if isinstance(error, WrongResult):
         return WRONG, text
-    # the compiler wraps errors in its own, with the text of the first
+    # the compiler wraps an error in its own, which includes the text of the first
     if isinstance(error, MemoryError) or "OutOfMemoryError" in type(error).__name__ or "out of memory" in str(error):
         return NO_MEMORY, "it does not fit in memory here"
     return FAILED, f"{type(error).__name__}: {text[:300]}"
@@ -155,7 +155,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """``value`` as JSON can hold it: NaN and infinity become text."""
+    """``value`` for JSON: NaN and infinity become text."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -164,5 +164,5 @@ def _plain(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    # by its name, not as __main__: classes of this module are then the same for the function
+    # imported by its name, not as __main__, so that the function sees the same classes of this module
     import_module("nnunetv2_xattnres.benchmark.check.process").main(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""The tables of ``bench --check``: correctness, the networks, the training; ratios beside their bounds."""
+"""The tables of ``bench --check``: correctness, networks, training; ratios are beside their bounds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOG_LINES = 6
 
 
 def tables(rows: Sequence[Row]) -> str:
-    """Everything that was found, at most 100 columns wide."""
+    """All results, in at most 100 columns."""
     return "\n".join(line[:100] for part in (_correctness, _networks, _trainings) for line in part(rows))
 
 
@@ -75,12 +75,12 @@ def _form_line(form: str, row: Row) -> str:
 def _ratio(row: Row, what: str) -> float | None:
     values = row.outcome.figures.get(what, {})
     if what == "first" and not row.item.arguments["compiled"]:
-        return None  # whoever comes first waits for CUDA's libraries
+        return None  # the first one also waits for CUDA's libraries
     return values.get("ratio", values["ours"] / values["base"]) if {"base", "ours"} <= set(values) else None
 
 
 def _above(row: Row, case: Case) -> Iterator[str]:
-    """What costs more than it should on a GPU."""
+    """The costs that are above their bounds on a GPU."""
     kind = "compiled" if row.item.arguments["compiled"] else "eager"
     bounds = {"step": STEP_BOUNDS[kind, len(case.shape) - 2], "inference": INFERENCE_BOUND, "memory": MEMORY_BOUND}
     for what, bound in bounds.items():

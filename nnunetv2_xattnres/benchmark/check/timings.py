@@ -1,4 +1,4 @@
-"""Base beside ours in training as nnU-Net does it: first step, step, peak memory, inference, bandwidth."""
+"""Measures base and ours in training as in nnU-Net: first step, step, peak memory, inference, bandwidth."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Training:
         case: The network and its input.
         routing: Name of the variant.
         device: ``cuda`` (float16 autocast) or ``cpu``.
-        compiled: Whether to compile it: on a CPU it is only traced, as Inductor needs a C++ compiler there.
+        compiled: Compile the network. On a CPU it is only traced, because Inductor needs a C++ compiler there.
     """
 
     def __init__(self, case: Case, routing: str, device: str, compiled: bool) -> None:
@@ -61,7 +61,7 @@ class Training:
             self.run(x)
 
     def peak_memory(self, x: Tensor) -> int:
-        """Peak bytes of a step, without what other networks hold meanwhile; nobody may hold gradients."""
+        """Peak bytes of a step, without the memory of other networks; no network may hold gradients."""
         buffers = [
             value for state in self.optimizer.state.values() for value in state.values() if torch.is_tensor(value)
         ]
@@ -89,12 +89,12 @@ def measure(
     parts: Sequence[str],
     rounds: int,
 ) -> None:
-    """Measure one case, the values of a :class:`Case`; report each figure by form as soon as it is known.
+    """Measure one case, given as the values of a :class:`Case`; report each figure as soon as it is known.
 
-    ``parts`` names what is measured: ``step`` (with ``first`` and ``memory``), ``inference``, ``bandwidth``. The forms
-    are ``base`` and ``ours``. Times are medians of ``rounds`` in which they take turns, in seconds, by the clock of who
-    waits for them. ``forms`` counts what computed the readers of ours in one step, or forward pass. Bandwidths are in
-    bytes per second.
+    ``parts`` names the measurements: ``step`` (with ``first`` and ``memory``), ``inference``, ``bandwidth``. The forms
+    are ``base`` and ``ours``, which take turns in each of ``rounds``. Times are medians in seconds, as callers wait.
+    ``forms`` counts the forms that computed the readers of ours in one step or forward pass. Bandwidths are in bytes
+    per second.
 
     Raises:
         WrongResult: a loss is not a finite number.
@@ -143,7 +143,7 @@ def measure(
 
 
 def _in_turns(calls: dict[str, partial], cuda: bool, rounds: int) -> dict[str, float]:
-    """Median seconds of each; ``ratio`` is the median over the rounds."""
+    """Median seconds of each call; ``ratio`` is the median of the rounds' ratios."""
     for call in calls.values():
         for _ in range(WARM_UP if cuda else 1):
             call()

@@ -1,4 +1,4 @@
-"""A short training by nnU-Net's own classes on drawn frames, in the folders that nnU-Net's variables name."""
+"""Runs a short training with nnU-Net's own classes on drawn frames, in the folders of nnU-Net's variables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nnunetv2_xattnres.benchmark.check.process import Report, WrongResult
 
-EPOCHS = 2  # the first one compiles, the second one is the one to look at
+EPOCHS = 2  # the first one compiles, the second one is representative
 
 
 def prepare(report: Report, frames: int, side: int, batch: int, processes: int) -> None:
@@ -28,7 +28,7 @@ def prepare(report: Report, frames: int, side: int, batch: int, processes: int) 
     preprocess([1], configurations=["2d"], num_processes=[processes], show_progress_bar=False)
     file = Path(nnUNet_preprocessed) / DATASET / "nnUNetPlans.json"
     plans = json.loads(file.read_text(encoding="utf-8"))
-    plans["configurations"]["2d"]["batch_size"] = batch  # nnU-Net takes 5 % of the few frames
+    plans["configurations"]["2d"]["batch_size"] = batch  # nnU-Net would choose 5 % of the few frames
     file.write_text(json.dumps(plans), encoding="utf-8")
     report(shape=[batch, 3, *plans["configurations"]["2d"]["patch_size"]])
 
@@ -37,11 +37,11 @@ def train(report: Report, trainer: str, device: str, kernel: str | None, iterati
     """Train two epochs of ``iterations`` and report the seconds of each, losses and forms.
 
     Args:
-        report: Takes the figures.
-        trainer: As for ``nnUNetv2_train -tr``.
+        report: Gets the figures.
+        trainer: Name of the trainer, as for ``nnUNetv2_train -tr``.
         device: ``cuda`` or ``cpu``.
-        kernel: The form to force; ``None`` for the device's own.
-        iterations: Per epoch; a fifth as many validate.
+        kernel: The form to force; ``None`` is the device's default.
+        iterations: Training iterations per epoch; a fifth as many are for validation.
 
     Raises:
         WrongResult: a loss is not a finite number.

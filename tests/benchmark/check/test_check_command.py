@@ -16,7 +16,7 @@ from nnunetv2_xattnres.benchmark.check.items import Item
         (["--case", "unet-2d"], "measures clinicdb-2d, volume-3d, emcad-b2 and not unet-2d"),
         (["--minutes", "0"], "give more than 0"),
         (["--minutes", "nan"], "give more than 0"),
-        (["--json", "missing-folder/check.json"], "its folder is not there"),
+        (["--json", "missing-folder/check.json"], "its folder does not exist"),
         (["--kernel", "fast"], "unknown kernel"),
     ],
 )
