@@ -57,9 +57,9 @@ class AnySizeNetwork(nn.Module):
             x = F.interpolate(x, self.input_size, mode="bilinear", antialias=True)
         inner = x.shape[2:]
         x = _pad(x, self.stride)
-        outputs = [_resize(logits, x.shape[2:])[..., : inner[0], : inner[1]] for logits in self.segment(x)]
+        outputs = [resize(logits, x.shape[2:])[..., : inner[0], : inner[1]] for logits in self.segment(x)]
         if resized:
-            outputs = [_resize(logits, size) for logits in outputs]
+            outputs = [resize(logits, size) for logits in outputs]
         return outputs if self.decoder.deep_supervision else outputs[0]
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
@@ -115,7 +115,8 @@ def padded_size(image_size: Sequence[int], stride: int) -> tuple[int, int]:
     return height, width
 
 
-def _resize(logits: Tensor, size: Sequence[int]) -> Tensor:
+def resize(logits: Tensor, size: Sequence[int]) -> Tensor:
+    """Logits ``[B, C, H, W]`` brought to ``size``, bilinearly."""
     return logits if logits.shape[2:] == tuple(size) else F.interpolate(logits, list(size), mode="bilinear")
 
 

@@ -109,7 +109,7 @@ def test_a_study_is_planned_and_grows_without_losing_what_it_has(preprocessed, t
     assert plan(tmp_path / "study").cells == more.cells
     assert Study.load(tmp_path / "study").cells == more.cells
     networks = {cell.network for cell in plan(tmp_path / "study", studies=["all"]).cells}
-    assert networks == {"unet", "emcad", "paper-unet"}
+    assert networks == {"unet", "emcad", "paper-unet", "unet-3-plus", "ssformer"}
 
 
 def test_variants_that_are_planned_already_are_taken_as_they_are(preprocessed, tmp_path):

@@ -1,6 +1,7 @@
 """The networks that the paper compares with in Tables 1 and 2, each written from its publication."""
 
 from nnunetv2_xattnres.architectures.comparators.attention_unet import AttentionUNet
+from nnunetv2_xattnres.architectures.comparators.cascade import PVTCascade
 from nnunetv2_xattnres.architectures.comparators.deeplab import DeepLabV3Plus
 from nnunetv2_xattnres.architectures.comparators.ssformer import SSFormer
 from nnunetv2_xattnres.architectures.comparators.swin_unet import SwinUNet
@@ -8,4 +9,13 @@ from nnunetv2_xattnres.architectures.comparators.transunet import TransUNet
 from nnunetv2_xattnres.architectures.comparators.unet_3_plus import UNet3Plus
 from nnunetv2_xattnres.architectures.comparators.unet_plus_plus import UNetPlusPlus
 
-__all__ = ["AttentionUNet", "DeepLabV3Plus", "SSFormer", "SwinUNet", "TransUNet", "UNet3Plus", "UNetPlusPlus"]
+__all__ = [
+    "AttentionUNet",
+    "DeepLabV3Plus",
+    "PVTCascade",
+    "SSFormer",
+    "SwinUNet",
+    "TransUNet",
+    "UNet3Plus",
+    "UNetPlusPlus",
+]
