@@ -1,8 +1,11 @@
 """The networks that the paper compares with in Tables 1 and 2, each written from its publication."""
 
 from nnunetv2_xattnres.architectures.comparators.attention_unet import AttentionUNet
+from nnunetv2_xattnres.architectures.comparators.caranet import CaraNet
 from nnunetv2_xattnres.architectures.comparators.cascade import PVTCascade
 from nnunetv2_xattnres.architectures.comparators.deeplab import DeepLabV3Plus
+from nnunetv2_xattnres.architectures.comparators.polyp_pvt import PolypPVT
+from nnunetv2_xattnres.architectures.comparators.pranet import PraNet
 from nnunetv2_xattnres.architectures.comparators.ssformer import SSFormer
 from nnunetv2_xattnres.architectures.comparators.swin_unet import SwinUNet
 from nnunetv2_xattnres.architectures.comparators.transunet import TransUNet
@@ -11,8 +14,11 @@ from nnunetv2_xattnres.architectures.comparators.unet_plus_plus import UNetPlusP
 
 __all__ = [
     "AttentionUNet",
+    "CaraNet",
     "DeepLabV3Plus",
     "PVTCascade",
+    "PolypPVT",
+    "PraNet",
     "SSFormer",
     "SwinUNet",
     "TransUNet",
