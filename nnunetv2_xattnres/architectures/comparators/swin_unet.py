@@ -98,10 +98,9 @@ class SwinUNetDecoder(nn.Module):
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Logits ``[B, num_classes, 4H, 4W]`` from features ``[B, H, W, C]``, finest first."""
-        *skips, x = features
-        x = self.bottleneck_norm(x)
-        for expand, fuse, stage in zip(self.expand, self.fuse, self.stages, strict=True):
-            x = stage(fuse(torch.cat((expand(x), skips.pop()), 3)))
+        x = self.bottleneck_norm(features[-1])
+        for expand, fuse, stage, skip in zip(self.expand, self.fuse, self.stages, features[-2::-1], strict=True):
+            x = stage(fuse(torch.cat((expand(x), skip), 3)))
         x = self.expand_last(self.norm(x))
         return self.seg_layers[0](x.permute(0, 3, 1, 2))
 
