@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -239,7 +240,7 @@ def _from_vit_release(path: Path) -> dict[str, Tensor]:
     """The weights in a file of Google's release (``R50+ViT-B_16.npz``), which timm reads into a network of its own."""
     import timm
 
-    whole = timm.create_model(R50_VIT, pretrained=False)
+    whole: Any = timm.create_model(R50_VIT, pretrained=False)
     whole.load_pretrained(str(path))
     return whole.state_dict()
 

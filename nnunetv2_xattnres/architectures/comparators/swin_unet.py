@@ -12,6 +12,7 @@ start from random weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -110,7 +111,7 @@ def _swin_blocks(widths: Sequence[int]) -> list[nn.Module]:
     from timm.layers import calculate_drop_path_rates  # takes seconds, see pretrained.py
     from timm.models.swin_transformer import SwinTransformerStage
 
-    rates = calculate_drop_path_rates(DROP_PATH, [BLOCKS] * (len(widths) + 1), stagewise=True)
+    rates: Any = calculate_drop_path_rates(DROP_PATH, [BLOCKS] * (len(widths) + 1), stagewise=True)
     return [
         SwinTransformerStage(
             dim=width,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -71,4 +72,4 @@ class TransCascade(PretrainedEncoderNetwork):
             F.interpolate(logits, x.shape[2:], mode="bilinear", align_corners=True)
             for logits in self.decoder(self.encoder(self.stem(x)))
         ]
-        return outputs if self.decoder.deep_supervision else [sum(outputs)]
+        return outputs if self.decoder.deep_supervision else [torch.stack(outputs).sum(0)]
