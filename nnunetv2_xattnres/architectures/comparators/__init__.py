@@ -2,12 +2,13 @@
 
 from nnunetv2_xattnres.architectures.comparators.attention_unet import AttentionUNet
 from nnunetv2_xattnres.architectures.comparators.caranet import CaraNet
-from nnunetv2_xattnres.architectures.comparators.cascade import PVTCascade
 from nnunetv2_xattnres.architectures.comparators.deeplab import DeepLabV3Plus
 from nnunetv2_xattnres.architectures.comparators.polyp_pvt import PolypPVT
 from nnunetv2_xattnres.architectures.comparators.pranet import PraNet
+from nnunetv2_xattnres.architectures.comparators.pvt_cascade import PVTCascade
 from nnunetv2_xattnres.architectures.comparators.ssformer import SSFormer
 from nnunetv2_xattnres.architectures.comparators.swin_unet import SwinUNet
+from nnunetv2_xattnres.architectures.comparators.trans_cascade import TransCascade
 from nnunetv2_xattnres.architectures.comparators.transunet import TransUNet
 from nnunetv2_xattnres.architectures.comparators.unet_3_plus import UNet3Plus
 from nnunetv2_xattnres.architectures.comparators.unet_plus_plus import UNetPlusPlus
@@ -21,6 +22,7 @@ __all__ = [
     "PraNet",
     "SSFormer",
     "SwinUNet",
+    "TransCascade",
     "TransUNet",
     "UNet3Plus",
     "UNetPlusPlus",

@@ -12,6 +12,7 @@ start from random weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,10 +99,9 @@ class SwinUNetDecoder(nn.Module):
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Logits ``[B, num_classes, 4H, 4W]`` from features ``[B, H, W, C]``, finest first."""
-        *skips, x = features
-        x = self.bottleneck_norm(x)
-        for expand, fuse, stage in zip(self.expand, self.fuse, self.stages, strict=True):
-            x = stage(fuse(torch.cat((expand(x), skips.pop()), 3)))
+        x = self.bottleneck_norm(features[-1])
+        for expand, fuse, stage, skip in zip(self.expand, self.fuse, self.stages, features[-2::-1], strict=True):
+            x = stage(fuse(torch.cat((expand(x), skip), 3)))
         x = self.expand_last(self.norm(x))
         return self.seg_layers[0](x.permute(0, 3, 1, 2))
 
@@ -111,7 +111,7 @@ def _swin_blocks(widths: Sequence[int]) -> list[nn.Module]:
     from timm.layers import calculate_drop_path_rates  # takes seconds, see pretrained.py
     from timm.models.swin_transformer import SwinTransformerStage
 
-    rates = calculate_drop_path_rates(DROP_PATH, [BLOCKS] * (len(widths) + 1), stagewise=True)
+    rates: Any = calculate_drop_path_rates(DROP_PATH, [BLOCKS] * (len(widths) + 1), stagewise=True)
     return [
         SwinTransformerStage(
             dim=width,

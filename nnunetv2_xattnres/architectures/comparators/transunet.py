@@ -95,13 +95,10 @@ class TransUNetDecoder(nn.Module):
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Logits at twice the finest feature's size."""
-        *skips, x = features
-        x = self.project(x)
-        for stage in self.stages:
+        x = self.project(features[-1])
+        for stage, skip in zip(self.stages, (*features[-2::-1], None), strict=True):
             x = self.up(x)
-            if skips:
-                x = torch.cat((x, skips.pop()), 1)
-            x = stage(x)
+            x = stage(x if skip is None else torch.cat((x, skip), 1))
         return self.seg_layers[0](x)
 
 
