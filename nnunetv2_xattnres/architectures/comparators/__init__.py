@@ -10,6 +10,7 @@ from nnunetv2_xattnres.architectures.comparators.ssformer import SSFormer
 from nnunetv2_xattnres.architectures.comparators.swin_unet import SwinUNet
 from nnunetv2_xattnres.architectures.comparators.trans_cascade import TransCascade
 from nnunetv2_xattnres.architectures.comparators.transunet import TransUNet
+from nnunetv2_xattnres.architectures.comparators.uctransnet import UCTransNet
 from nnunetv2_xattnres.architectures.comparators.unet_3_plus import UNet3Plus
 from nnunetv2_xattnres.architectures.comparators.unet_plus_plus import UNetPlusPlus
 
@@ -24,6 +25,7 @@ __all__ = [
     "SwinUNet",
     "TransCascade",
     "TransUNet",
+    "UCTransNet",
     "UNet3Plus",
     "UNetPlusPlus",
 ]
