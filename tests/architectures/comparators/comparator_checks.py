@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_xattnres.architectures.dry_run import dry_run
 
@@ -48,15 +49,17 @@ class FormChecks:
 
     # with and without deep supervision, in full and in mixed precision
     @pytest.mark.parametrize(("deep_supervision", "mixed"), [(True, True), (False, False)])
-    def test_every_parameter_is_trained_with_a_batch_of_one(self, deep_supervision, mixed):
+    def test_a_distributed_step_with_a_batch_of_one_trains_everything(self, process_group, deep_supervision, mixed):
         network = self.build(classes=3, deep_supervision=deep_supervision).train()
+        distributed = DistributedDataParallel(network)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
-            outputs = network(torch.rand(1, 3, 17, 30))
+            outputs = distributed(torch.rand(1, 3, 17, 30))
         outputs = outputs if deep_supervision else [outputs]
         assert all(torch.isfinite(output).all() for output in outputs)
         sum(output.float().square().mean() for output in outputs).backward()
         # not "is zero": residual blocks from random weights begin with a batch normalisation of weight zero
         assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
+        distributed(torch.rand(1, 3, 17, 30))  # fails where the step before left a parameter out
 
 
 class ComparatorChecks(FormChecks):
