@@ -3,6 +3,7 @@
 from nnunetv2_xattnres.architectures.comparators.attention_unet import AttentionUNet
 from nnunetv2_xattnres.architectures.comparators.caranet import CaraNet
 from nnunetv2_xattnres.architectures.comparators.deeplab import DeepLabV3Plus
+from nnunetv2_xattnres.architectures.comparators.missformer import MISSFormer
 from nnunetv2_xattnres.architectures.comparators.polyp_pvt import PolypPVT
 from nnunetv2_xattnres.architectures.comparators.pranet import PraNet
 from nnunetv2_xattnres.architectures.comparators.pvt_cascade import PVTCascade
@@ -18,6 +19,7 @@ __all__ = [
     "AttentionUNet",
     "CaraNet",
     "DeepLabV3Plus",
+    "MISSFormer",
     "PVTCascade",
     "PolypPVT",
     "PraNet",
