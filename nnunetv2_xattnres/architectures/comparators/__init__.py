@@ -4,6 +4,7 @@ from nnunetv2_xattnres.architectures.comparators.attention_unet import Attention
 from nnunetv2_xattnres.architectures.comparators.caranet import CaraNet
 from nnunetv2_xattnres.architectures.comparators.deeplab import DeepLabV3Plus
 from nnunetv2_xattnres.architectures.comparators.missformer import MISSFormer
+from nnunetv2_xattnres.architectures.comparators.mt_unet import MTUNet
 from nnunetv2_xattnres.architectures.comparators.polyp_pvt import PolypPVT
 from nnunetv2_xattnres.architectures.comparators.pranet import PraNet
 from nnunetv2_xattnres.architectures.comparators.pvt_cascade import PVTCascade
@@ -20,6 +21,7 @@ __all__ = [
     "CaraNet",
     "DeepLabV3Plus",
     "MISSFormer",
+    "MTUNet",
     "PVTCascade",
     "PolypPVT",
     "PraNet",
