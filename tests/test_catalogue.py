@@ -4,6 +4,7 @@ import ast
 import json
 import re
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ class MadeUpNet(nn.Module):
 @pytest.fixture
 def made_up(monkeypatch):
     """One entry for a network, and one for a variant."""
-    network = Network("made-up", "Made-up net", f"{__name__}.MadeUpNet", outputs=2)
+    network = Network("made-up", "Made-up net", f"{__name__}.MadeUpNet", outputs=2, places=("encoder", "decoder"))
     variant = Variant("half", True, False, True, "half of it", "#123456", {"skip": Labels("half", "half bar")})
     monkeypatch.setitem(NETWORKS, network.key, network)
     monkeypatch.setitem(VARIANTS, variant.key, variant)
@@ -71,7 +72,7 @@ def test_an_entry_is_planned(made_up, dataset, capsys):
     architecture = plans["configurations"]["2d_made_up_half"]["architecture"]
     assert architecture["network_class_name"] == f"{__name__}.MadeUpNet"
     assert architecture["arch_kwargs"]["routing"] == {"skip_connections": True, "encoder": False, "decoder": True}
-    assert architecture["arch_kwargs"]["strides"] == [[1, 1]] * 3  # for two outputs
+    assert architecture["arch_kwargs"]["strides"] == [[1, 1]] * 4  # for two outputs
 
 
 def test_an_entry_has_its_cost(made_up, capsys):
@@ -96,7 +97,7 @@ def test_an_entry_is_in_the_report(made_up, tmp_path):
 
 
 def test_a_network_without_xattnres_has_its_baseline_only(monkeypatch, dataset, capsys):
-    plain = Network("plain", "Plain", f"{__name__}.MadeUpNet", outputs=2, takes_routing=False)
+    plain = Network("plain", "Plain", f"{__name__}.MadeUpNet", outputs=2)
     monkeypatch.setitem(NETWORKS, "plain", plain)
     assert main(["plan", "11", "--network", "plain"]) == 0
     capsys.readouterr()
@@ -140,5 +141,5 @@ def test_the_documented_studies_are_those_of_the_catalogue():
 def test_every_network_is_what_its_entry_says(network):
     entry = NETWORKS[network]
     module, _, name = entry.class_name.rpartition(".")
-    assert isinstance(getattr(sys.modules[module], name), type(torch.nn.Module))
+    assert isinstance(getattr(import_module(module), name), type(torch.nn.Module))
     assert set(entry.paper_cost) <= set(VARIANTS) and STUDIES["skip"].base in entry.variants
