@@ -82,7 +82,7 @@ class PaperRecipe(PluginTrainer):
         """As nnU-Net, but each scale is compiled for itself: with symbolic sizes, tracing XAttnRes takes minutes."""
         super().initialize()
         if self._do_i_compile():
-            compiled = torch.compile(self._bare_network(), dynamic=False)
+            compiled: Any = torch.compile(self._bare_network(), dynamic=False)
             if self.is_ddp:
                 self.network.module = compiled
             else:
