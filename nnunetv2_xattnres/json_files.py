@@ -31,7 +31,7 @@ def read_json(path: Path, advice: str = _ADVICE) -> Any:
 
 
 def read_object(
-    path: Path, advice: str = _ADVICE, *, entries: Mapping[str, type] | None = None, missing: str = ""
+    path: Path, advice: str = _ADVICE, *, entries: Mapping[str, type] | None = None
 ) -> dict[str, Any] | None:
     """Like :func:`read_json`, for files that contain an object.
 
@@ -39,19 +39,28 @@ def read_object(
         path: The file.
         advice: What the user should do if it cannot be used.
         entries: Required keys, and the type of each: ``dict``, ``list`` or ``str``.
-        missing: What the user should do if it does not exist; a missing file is then an error.
 
     Raises:
-        InputError: also if the file contains something else, or does not exist and ``missing`` is given.
+        InputError: also if the file contains something else.
     """
     content = read_json(path, advice)
     if content is None and not path.is_file():
-        if missing:
-            raise InputError(f"{path} does not exist: {missing}")
         return None
     if not isinstance(content, dict):
         raise InputError(f"{path} holds {kind_of(content)} and not an object: {advice}")
     check_entries(content, str(path), entries or {}, advice)
+    return content
+
+
+def require_object(path: Path, missing: str, advice: str = _ADVICE, *, entries: Mapping[str, type]) -> dict[str, Any]:
+    """Like :func:`read_object`, for a file that must exist; ``missing`` is what the user should do if it does not.
+
+    Raises:
+        InputError: also if the file does not exist.
+    """
+    content = read_object(path, advice, entries=entries)
+    if content is None:
+        raise InputError(f"{path} does not exist: {missing}")
     return content
 
 

@@ -10,7 +10,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunetv2_xattnres.ablation.report import write_report
-from nnunetv2_xattnres.ablation.study import COMPLETE, Study
+from nnunetv2_xattnres.ablation.study import State, Study
 from nnunetv2_xattnres.cli import main
 
 FORMER = Path(__file__).parent / "former"
@@ -50,7 +50,7 @@ def test_a_study_is_read_and_reported(tmp_path):
     folder = shutil.copytree(FORMER / "study", tmp_path / "study")
     study = Study.load(folder)
     assert [cell.variant for cell in study.cells] == ["baseline", "both"]
-    assert all(study.read_state(cell)["state"] == COMPLETE for cell in study.cells)
+    assert all(study.read_state(cell)["state"] == State.COMPLETE for cell in study.cells)
     page = write_report(folder).read_text(encoding="utf-8")
     assert "2 of 2 cells complete" in page and "U-Net (both)" in page
     study.save()

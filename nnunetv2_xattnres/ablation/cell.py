@@ -30,13 +30,12 @@ from nnunetv2_xattnres.ablation.digests import check_unchanged
 from nnunetv2_xattnres.ablation.grid import Cell
 from nnunetv2_xattnres.ablation.locks import Lock
 from nnunetv2_xattnres.ablation.process import CommandFailed, Stopped, reason, run_logged
-from nnunetv2_xattnres.ablation.study import COMPLETE, FAILED, PENDING, RUNNING, Study
+from nnunetv2_xattnres.ablation.study import State, Study
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.json_files import read_object
 from nnunetv2_xattnres.nnunet_layout import DEBUG, TEST_IMAGES, VALIDATION
 from nnunetv2_xattnres.plans.files import read_dataset_json, read_plans
 
-ELSEWHERE = "elsewhere"
 # commands that only test the lock hold it for a moment
 PATIENCE_SECONDS = 3.0
 # interval at which the hours are written: a kill loses no more
@@ -44,12 +43,9 @@ NOTE_SECONDS = 60.0
 _PACKAGES = ("nnunetv2", "torch", "nnunetv2-xattnres")
 
 
-def lock_of(study: Study, cell: Cell) -> Lock:
-    """The lock that a process must hold to work on a cell."""
-    return Lock(study.cell_folder(cell) / "cell.lock")
-
-
-def run_cell(study: Study, cell: Cell, device: Device, stop: Event, started: Callable[[], None] = lambda: None) -> str:
+def run_cell(
+    study: Study, cell: Cell, device: Device, stop: Event, started: Callable[[], None] = lambda: None
+) -> State | None:
     """Train, predict and score one cell, unless it is complete or another process works on it.
 
     Args:
@@ -60,28 +56,23 @@ def run_cell(study: Study, cell: Cell, device: Device, stop: Event, started: Cal
         started: Called once this process holds the cell's lock.
 
     Returns:
-        The cell's new state, or :data:`ELSEWHERE` if another process holds it. A failure is a state with its reason in
+        The cell's new state, or ``None`` if another process holds it. A failure is a state with its reason in
         ``cell.json``, never an exception.
 
     Raises:
         InputError, OSError: the lock or ``cell.json`` cannot be read or written, for example on a full disk. Other
             cells can continue.
     """
-    lock = lock_of(study, cell)
+    lock = study.lock_of(cell)
     if not lock.acquire(PATIENCE_SECONDS):
-        return ELSEWHERE
+        return None
     try:
-        if is_complete(study, cell):
-            return COMPLETE
+        if study.is_complete(cell):
+            return State.COMPLETE
         started()
         return _Work(study, cell, device, stop, lock).run()
     finally:
         lock.release()
-
-
-def is_complete(study: Study, cell: Cell) -> bool:
-    """Whether the cell has its scores."""
-    return study.read_state(cell)["state"] == COMPLETE and study.scores_file(cell).is_file()
 
 
 class _Work:
@@ -94,9 +85,9 @@ class _Work:
         self.hours = self.state.get("hours") or 0.0
         self.begin = self.noted = monotonic()
 
-    def run(self) -> str:
+    def run(self) -> State:
         self.update(
-            state=RUNNING,
+            state=State.RUNNING,
             host=socket.gethostname(),
             pid=os.getpid(),
             slurm_job=os.environ.get("SLURM_JOB_ID"),
@@ -109,13 +100,13 @@ class _Work:
         try:
             self.steps()
         except Stopped:
-            return self.end(PENDING, interrupted=_now())
+            return self.end(State.PENDING, interrupted=_now())
         except Exception as error:  # the other cells continue, whatever the error
             return self.fail(error)
         except BaseException:  # the cluster's signal handler ends this process: a later start continues
-            self.end(PENDING, interrupted=_now())
+            self.end(State.PENDING, interrupted=_now())
             raise
-        return self.end(COMPLETE)
+        return self.end(State.COMPLETE)
 
     def steps(self) -> None:
         self.check()
@@ -181,15 +172,15 @@ class _Work:
         hours = round(self.hours + (self.noted - self.begin) / 3600, 5)
         self.state = self.study.update_state(self.cell, hours=hours, **values)
 
-    def fail(self, error: Exception) -> str:
+    def fail(self, error: Exception) -> State:
         text = str(error) if isinstance(error, (CommandFailed, InputError)) else f"{type(error).__name__}: {error}"
         try:
-            return self.end(FAILED, error=text)
+            return self.end(State.FAILED, error=text)
         except InputError as second:
             raise InputError(text, [second.summary]) from error
 
-    def end(self, state: str, **values: Any) -> str:
-        self.update(state=state, finished=_now() if state != PENDING else None, **values)
+    def end(self, state: State, **values: Any) -> State:
+        self.update(state=state, finished=_now() if state != State.PENDING else None, **values)
         return state
 
 

@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 from threading import Event
 
+from nnunetv2_xattnres.ablation.commands import Device
 from nnunetv2_xattnres.ablation.grid import parse_folds
 from nnunetv2_xattnres.ablation.listing import Events, summary, table
 from nnunetv2_xattnres.ablation.observe import observe
-from nnunetv2_xattnres.ablation.study import COMPLETE, FAILED, Study
+from nnunetv2_xattnres.ablation.study import State, Study
 from nnunetv2_xattnres.arguments import parse_names
 from nnunetv2_xattnres.catalogue import NETWORKS, STUDIES, TRAINER
 from nnunetv2_xattnres.errors import InputError
@@ -84,26 +85,27 @@ def run(args: argparse.Namespace) -> int:
         if args.report:
             _report(study)
             return 0
-        return int(FAILED in _show(study))
+        return int(State.FAILED in _show(study))
     if args.executor == "slurm":
         from nnunetv2_xattnres.ablation.slurm import check_system
 
+        where: list[Device] = []
         check_system(1 if args.gpus is None else args.gpus)
     else:
         from nnunetv2_xattnres.ablation.local import devices
 
-        devices(args.gpus)  # missing GPUs are reported before anything is written
+        where = devices(args.gpus)  # missing GPUs are reported before anything is written
     study = _plan(args, folder)
     if args.dry_run:
-        return int(FAILED in _show(study))
+        return int(State.FAILED in _show(study))
     study.save()
-    _run(args, study)
+    _run(args, study, where)
     states = _show(study)
     if args.detach:
-        return int(FAILED in states)
-    if COMPLETE in states:
+        return int(State.FAILED in states)
+    if State.COMPLETE in states:
         _report(study)
-    return int(states != {COMPLETE})
+    return int(states != {State.COMPLETE})
 
 
 def _plan(args: argparse.Namespace, folder: Path) -> Study:
@@ -141,9 +143,9 @@ def _take_former_option(args: argparse.Namespace) -> None:
     args.variants = name
 
 
-def _run(args: argparse.Namespace, study: Study) -> None:
+def _run(args: argparse.Namespace, study: Study, where: list[Device]) -> None:
     seen = observe(study)
-    todo = [each.cell for each in seen if each.state != COMPLETE]
+    todo = [each.cell for each in seen if each.state != State.COMPLETE]
     print(f"{study.folder}: {summary(seen)}", flush=True)
     events = Events(len(seen), len(seen) - len(todo))
     if not todo:
@@ -151,12 +153,12 @@ def _run(args: argparse.Namespace, study: Study) -> None:
     if args.executor == "slurm":
         _run_slurm(args, study, events)
         return
-    from nnunetv2_xattnres.ablation.local import devices, run_local
+    from nnunetv2_xattnres.ablation.local import run_local
 
     stop = Event()
     with told_of(("SIGTERM", "SIGHUP"), interrupt):
         try:
-            run_local(study, todo, devices(args.gpus), events, stop)
+            run_local(study, todo, where, events, stop)
         except KeyboardInterrupt:
             print("\nstopped: the same command continues the study", flush=True)
             print(table(observe(study)))
@@ -178,13 +180,13 @@ def _run_slurm(args: argparse.Namespace, study: Study, events: Events) -> None:
         raise
 
 
-def _show(study: Study) -> set[str]:
+def _show(study: Study) -> set[State]:
     """List the cells; returns the set of their states."""
     seen = observe(study)
     print(table(seen))
     print(summary(seen))
     for each in seen:
-        if each.state == FAILED:
+        if each.state == State.FAILED:
             log = study.log_file(each.cell)
             print(f"{each.cell.name} failed: {each.detail}" + (f"\n  log: {log}" if log.is_file() else ""))
     return {each.state for each in seen}

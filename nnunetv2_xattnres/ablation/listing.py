@@ -8,12 +8,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from threading import Lock
 
-from nnunetv2_xattnres.ablation.cell import COMPLETE
 from nnunetv2_xattnres.ablation.grid import Cell
-from nnunetv2_xattnres.ablation.observe import INTERRUPTED, QUEUED, Observation
-from nnunetv2_xattnres.ablation.study import FAILED, PENDING, RUNNING
-
-_ORDER = (COMPLETE, RUNNING, QUEUED, INTERRUPTED, FAILED, PENDING)
+from nnunetv2_xattnres.ablation.observe import Observation
+from nnunetv2_xattnres.ablation.study import State
 
 
 def duration(hours: float | None) -> str:
@@ -30,7 +27,7 @@ def duration(hours: float | None) -> str:
 def summary(observations: Sequence[Observation]) -> str:
     """``16 cells: 7 complete, 1 running, 8 pending``."""
     counts = Counter(seen.state for seen in observations)
-    parts = [f"{counts[state]} {state}" for state in _ORDER if counts[state]]
+    parts = [f"{counts[state]} {state}" for state in State if counts[state]]
     return f"{len(observations)} cell{'s' * (len(observations) != 1)}: {', '.join(parts)}"
 
 

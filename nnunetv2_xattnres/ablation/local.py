@@ -10,11 +10,11 @@ from collections import deque
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from threading import Event
 
-from nnunetv2_xattnres.ablation.cell import ELSEWHERE, run_cell
+from nnunetv2_xattnres.ablation.cell import run_cell
 from nnunetv2_xattnres.ablation.commands import Device
 from nnunetv2_xattnres.ablation.grid import Cell
 from nnunetv2_xattnres.ablation.listing import Events, duration
-from nnunetv2_xattnres.ablation.study import COMPLETE, FAILED, Study
+from nnunetv2_xattnres.ablation.study import State, Study
 from nnunetv2_xattnres.errors import InputError
 
 POLL_SECONDS = 2.0
@@ -62,9 +62,9 @@ def run_local(study: Study, cells: list[Cell], where: list[Device], events: Even
     """
     waiting, free = deque(cells), deque(where)
     held: set[Cell] = set()
-    running: dict[Future[str], tuple[Cell, Device]] = {}
+    running: dict[Future[State | None], tuple[Cell, Device]] = {}
 
-    def begin(cell: Cell, device: Device) -> str:
+    def begin(cell: Cell, device: Device) -> State | None:
         how = "continues" if study.read_state(cell).get("started") else "started"
         return run_cell(study, cell, device, stop, lambda: events.say(cell, f"{how} on {device}"))
 
@@ -79,7 +79,7 @@ def run_local(study: Study, cells: list[Cell], where: list[Device], events: Even
                     free.append(device)
                     try:
                         state = future.result()
-                        if state != ELSEWHERE:
+                        if state is not None:
                             held.discard(cell)
                             tell_end(study, cell, state, events)
                             continue
@@ -98,14 +98,14 @@ def run_local(study: Study, cells: list[Cell], where: list[Device], events: Even
             stop.set()  # on Ctrl-C or an error: the pool's exit then waits until the cells have stopped
 
 
-def tell_end(study: Study, cell: Cell, state: str, events: Events) -> None:
+def tell_end(study: Study, cell: Cell, state: State, events: Events) -> None:
     """Print how a cell ended."""
     record = study.read_state(cell)
-    if state == COMPLETE:
+    if state == State.COMPLETE:
         dice = study.dice(cell)
         score = "no Dice is defined" if dice is None else f"Dice {dice:.4f}"
         events.say(cell, f"complete, {score}, {duration(record.get('hours'))}", done=True)
-    elif state == FAILED:
+    elif state == State.FAILED:
         log = study.log_file(cell)
         events.say(cell, f"FAILED, {record.get('error')}" + (f"; log: {log}" if log.is_file() else ""))
     else:

@@ -13,16 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunetv2_xattnres.ablation.cell import is_complete, lock_of
 from nnunetv2_xattnres.ablation.grid import Cell
-from nnunetv2_xattnres.ablation.study import COMPLETE, FAILED, PENDING, RUNNING, Study
+from nnunetv2_xattnres.ablation.study import State, Study
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.json_files import read_object, write_json
 from nnunetv2_xattnres.nnunet_layout import last_epoch
 
 # a busy or restarting controller answers again after some seconds
 SQUEUE_SECONDS, SQUEUE_WAITS = 20, (1.0, 4.0)
-QUEUED, INTERRUPTED = "queued", "interrupted"
 # a job number is 123, 123_4 (array) or 123+1 (heterogeneous); squeue also prints blank lines and headings
 _JOB = re.compile(r"(\d[\d_+\[\]%,-]*)\s+([A-Z][A-Z_]+)(?:\s+(\S.*?))?\s*")
 
@@ -33,7 +31,7 @@ class Observation:
 
     Args:
         cell: The cell.
-        state: ``pending``, ``queued``, ``running``, ``interrupted``, ``failed`` or ``complete``.
+        state: Its state, from all sources together.
         record: Content of its ``cell.json``.
         job: Its SLURM job, if it is in the queue or running.
         dice: Mean Dice of a complete cell.
@@ -41,7 +39,7 @@ class Observation:
     """
 
     cell: Cell
-    state: str
+    state: State
     record: dict[str, Any]
     job: str | None = None
     dice: float | None = None
@@ -74,7 +72,7 @@ def observe(study: Study, jobs: Mapping[str, Job] | None = None) -> list[Observa
     """
     submitted = {cell: read_object(job_file(study, cell)) for cell in study.cells}
     if jobs is None:
-        asked = any(noted is not None and not is_complete(study, cell) for cell, noted in submitted.items())
+        asked = any(noted is not None and not study.is_complete(cell) for cell, noted in submitted.items())
         jobs = live_jobs() if asked else {}
     by_name = {job.name: number for number, job in jobs.items()}
     found = []
@@ -133,20 +131,21 @@ def live_jobs() -> dict[str, Job]:
 
 def _observe(study: Study, cell: Cell, job: str | None, jobs: Mapping[str, Job]) -> Observation:
     record = study.read_state(cell)
-    if is_complete(study, cell):
-        return Observation(cell, COMPLETE, record, dice=study.dice(cell))
+    if study.is_complete(cell):
+        return Observation(cell, State.COMPLETE, record, dice=study.dice(cell))
     # a COMPLETING job may still be requeued: it counts as running until its processes have exited
     ending = job is not None and jobs[job].state == "COMPLETING"
-    if lock_of(study, cell).held() or ending or (record["state"] == RUNNING and job is not None):
+    if study.lock_of(cell).held() or ending or (record["state"] == State.RUNNING and job is not None):
         where = f"job {job}" if job else f"{record.get('host')}, process {record.get('pid')}"
-        return Observation(cell, RUNNING, record, job, detail=", ".join(filter(None, [where, _epoch(study, cell)])))
+        detail = ", ".join(filter(None, [where, _epoch(study, cell)]))
+        return Observation(cell, State.RUNNING, record, job, detail=detail)
     if job is not None:
-        return Observation(cell, QUEUED, record, job, detail=f"job {job}")
-    if record["state"] == FAILED:
-        return Observation(cell, FAILED, record, detail=record.get("error") or "")
+        return Observation(cell, State.QUEUED, record, job, detail=f"job {job}")
+    if record["state"] == State.FAILED:
+        return Observation(cell, State.FAILED, record, detail=record.get("error") or "")
     if record.get("started"):  # its file says running, but no process holds its lock: it was killed
-        return Observation(cell, INTERRUPTED, record, detail=_epoch(study, cell))
-    return Observation(cell, PENDING, record)
+        return Observation(cell, State.INTERRUPTED, record, detail=_epoch(study, cell))
+    return Observation(cell, State.PENDING, record)
 
 
 def _epoch(study: Study, cell: Cell) -> str:

@@ -18,8 +18,8 @@ from nnunetv2_xattnres.ablation.grid import Cell
 from nnunetv2_xattnres.ablation.listing import Events
 from nnunetv2_xattnres.ablation.local import tell_end
 from nnunetv2_xattnres.ablation.locks import Lock
-from nnunetv2_xattnres.ablation.observe import QUEUED, Observation, job_name, live_jobs, note_job, observe
-from nnunetv2_xattnres.ablation.study import COMPLETE, FAILED, RUNNING, Study
+from nnunetv2_xattnres.ablation.observe import Observation, job_name, live_jobs, note_job, observe
+from nnunetv2_xattnres.ablation.study import State, Study
 from nnunetv2_xattnres.errors import InputError
 
 
@@ -50,8 +50,8 @@ class CellJob:
     def __init__(self, folder: Path, cell: Cell, gpus: int) -> None:
         self.folder, self.cell, self.gpus = folder, cell, gpus
 
-    def __call__(self) -> str:
-        """Run the cell; returns its state."""
+    def __call__(self) -> State | None:
+        """Run the cell; returns its state, ``None`` if another process holds it."""
         study = Study.load(self.folder)
         if study is None:
             raise InputError(f"{self.folder} is not a study")
@@ -110,7 +110,7 @@ def make_executor(study: Study, resources: Resources) -> Any:
     return executor
 
 
-def submit(study: Study, resources: Resources, events: Events) -> dict[Cell, str]:
+def submit(study: Study, resources: Resources, events: Events) -> dict[Cell, State]:
     """Submit every cell that is not complete, not in the queue and not running; returns all states after that.
 
     A cell is marked before it is submitted, and its job has the cell's name. So if sbatch accepts the job and its
@@ -121,12 +121,12 @@ def submit(study: Study, resources: Resources, events: Events) -> dict[Cell, str
             last two cases, nothing is submitted.
     """
     executor = make_executor(study, resources)
-    states: dict[Cell, str] = {}
+    states: dict[Cell, State] = {}
     with Lock(study.folder / "submit.lock"):  # of two starts at the same moment, the second sees the first one's jobs
         # cells without a file may be in the queue, too: a killed start leaves jobs, a restored folder lacks files
         for seen in observe(study, live_jobs()):
             states[seen.cell] = seen.state
-            if seen.state in (COMPLETE, RUNNING, QUEUED):
+            if seen.state in (State.COMPLETE, State.RUNNING, State.QUEUED):
                 continue
             executor.parameters["job_name"] = job_name(study, seen.cell)
             note_job(study, seen.cell, None)
@@ -142,7 +142,7 @@ def submit(study: Study, resources: Resources, events: Events) -> dict[Cell, str
                 how = "sbatch reported an error, but the queue has it:"
             note_job(study, seen.cell, number)
             events.say(seen.cell, f"{how} as job {number}")
-            states[seen.cell] = QUEUED
+            states[seen.cell] = State.QUEUED
     return states
 
 
@@ -152,7 +152,7 @@ def _accepted(study: Study, cell: Cell) -> str | None:
     return next((number for number, job in live_jobs().items() if job.name == name), None)
 
 
-def follow(study: Study, states: dict[Cell, str], events: Events, poll_seconds: float) -> None:
+def follow(study: Study, states: dict[Cell, State], events: Events, poll_seconds: float) -> None:
     """Print the events of the jobs until none is in the queue or running; Ctrl-C does not stop the jobs.
 
     While SLURM does not answer, its last list of jobs counts.
@@ -177,17 +177,17 @@ def follow(study: Study, states: dict[Cell, str], events: Events, poll_seconds: 
                 if seen.state != states.get(seen.cell):
                     _tell_change(study, seen, events)
             states = {seen.cell: seen.state for seen in now}
-            if not {QUEUED, RUNNING} & set(states.values()):
+            if not {State.QUEUED, State.RUNNING} & set(states.values()):
                 return
         time.sleep(poll_seconds)
 
 
 def _tell_change(study: Study, new: Observation, events: Events) -> None:
-    if new.state in (COMPLETE, FAILED):
+    if new.state in (State.COMPLETE, State.FAILED):
         tell_end(study, new.cell, new.state, events)
-    elif new.state == RUNNING:
+    elif new.state == State.RUNNING:
         events.say(new.cell, f"running as job {new.job}" if new.job else f"running, {new.detail}")
-    elif new.state == QUEUED:
+    elif new.state == State.QUEUED:
         events.say(new.cell, f"back in the queue as job {new.job}")
     else:
         events.say(new.cell, "its job ended before it was complete, the next start submits it again")

@@ -7,17 +7,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from nnunetv2_xattnres.ablation.grid import Cell
+from nnunetv2_xattnres.ablation.locks import Lock
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.evaluation.files import SCORE_AGAIN
 from nnunetv2_xattnres.json_files import check_format, read_object, write_json
 from nnunetv2_xattnres.nnunet_layout import fold_folder, training_logs
 
 FORMAT = 1  # of study.json and cell.json
-PENDING, RUNNING, COMPLETE, FAILED = "pending", "running", "complete", "failed"
+
+
+class State(str, Enum):
+    """The states of a cell, in the order of a summary; ``cell.json`` never has ``queued`` and ``interrupted``."""
+
+    COMPLETE = "complete"
+    RUNNING = "running"
+    QUEUED = "queued"
+    INTERRUPTED = "interrupted"
+    FAILED = "failed"
+    PENDING = "pending"
+
+    __str__ = str.__str__  # else printed as State.COMPLETE
 
 
 @dataclass
@@ -91,7 +105,7 @@ class Study:
             write_json(self.folder / "study.json", content)
             for cell in self.cells:
                 if not self.state_file(cell).exists():
-                    write_json(self.state_file(cell), {"format": FORMAT, "state": PENDING})
+                    write_json(self.state_file(cell), {"format": FORMAT, "state": State.PENDING})
         except InputError as error:
             raise InputError(
                 f"the study cannot be written to {self.folder}: give another folder with --output", [error.summary]
@@ -100,6 +114,14 @@ class Study:
     def cell_folder(self, cell: Cell) -> Path:
         """The folder of the cell's state, log, predictions and scores."""
         return self.folder / "cells" / cell.name
+
+    def lock_of(self, cell: Cell) -> Lock:
+        """The lock that a process must hold to work on the cell."""
+        return Lock(self.cell_folder(cell) / "cell.lock")
+
+    def is_complete(self, cell: Cell) -> bool:
+        """Whether the cell has its scores."""
+        return self.read_state(cell)["state"] == State.COMPLETE and self.scores_file(cell).is_file()
 
     def state_file(self, cell: Cell) -> Path:
         """``cell.json`` of a cell."""
@@ -124,7 +146,7 @@ class Study:
 
     def read_state(self, cell: Cell) -> dict[str, Any]:
         """Content of ``cell.json``."""
-        state = read_object(self.state_file(cell), entries={"state": str}) or {"state": PENDING}
+        state = read_object(self.state_file(cell), entries={"state": str}) or {"state": State.PENDING}
         check_format(state, self.state_file(cell), FORMAT)
         return state
 

@@ -270,8 +270,9 @@ def _advice(name: str) -> str:
         release = f" or of the PVT release ({name}.pth)"
     elif name == R50_VIT:
         release = " or of the ViT release (R50+ViT-B_16.npz)"
+    source = timm.get_pretrained_cfg_value(name, "hf_hub_id")
     return (
-        f"Put the file of {timm.get_pretrained_cfg(name).hf_hub_id} (model.safetensors or pytorch_model.bin){release} "
+        f"Put the file of {source} (model.safetensors or pytorch_model.bin){release} "
         "on this machine and name it as encoder_weights (`nnunetv2_xattnres plan --encoder-weights FILE`), or write "
         "null there to train from random weights"
     )

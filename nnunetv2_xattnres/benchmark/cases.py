@@ -41,27 +41,34 @@ def unet_arguments(
     dims: int, stages: int, width: int = 32, first_step: Sequence[int] | None = None, inputs: int = 3
 ) -> dict[str, Any]:
     """Constructor arguments of nnU-Net's plain U-Net as its planner would write them."""
-    from torch import nn
-
     strides = [[1] * dims, *([2] * dims for _ in range(stages - 1))]
     if first_step:
         strides[1] = list(first_step)
     return {
+        **unet_blocks(dims, stages, width),
         "input_channels": inputs,
-        "n_stages": stages,
-        "features_per_stage": [min(width * 2**stage, 512 if dims == 2 else 320) for stage in range(stages)],
-        "conv_op": nn.Conv2d if dims == 2 else nn.Conv3d,
         "kernel_sizes": 3,
         "strides": strides,
         "num_classes": 2,
         "n_conv_per_stage": 2,
         "n_conv_per_stage_decoder": 2,
+        "deep_supervision": True,
+    }
+
+
+def unet_blocks(dims: int, stages: int, width: int = 32) -> dict[str, Any]:
+    """The part of such arguments that is the same for every patch: channels and the layers of a block."""
+    from torch import nn
+
+    return {
+        "n_stages": stages,
+        "features_per_stage": [min(width * 2**stage, 512 if dims == 2 else 320) for stage in range(stages)],
+        "conv_op": nn.Conv2d if dims == 2 else nn.Conv3d,
         "conv_bias": True,
         "norm_op": nn.InstanceNorm2d if dims == 2 else nn.InstanceNorm3d,
         "norm_op_kwargs": {"eps": 1e-5, "affine": True},
         "nonlin": nn.LeakyReLU,
         "nonlin_kwargs": {"inplace": True},
-        "deep_supervision": True,
     }
 
 

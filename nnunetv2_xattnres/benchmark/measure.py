@@ -17,10 +17,10 @@ from tqdm import tqdm
 from nnunetv2_xattnres.architectures import use_kernel
 from nnunetv2_xattnres.benchmark.bandwidth import bandwidth
 from nnunetv2_xattnres.benchmark.cases import CASE_NAMES, CASES, CPU_CASES, ROUTINGS, build
+from nnunetv2_xattnres.benchmark.cost import count_cost
 from nnunetv2_xattnres.benchmark.literal import make_literal
 from nnunetv2_xattnres.benchmark.timing import seconds
 from nnunetv2_xattnres.errors import InputError
-from nnunetv2_xattnres.plans.measure import measure as count
 
 
 def prepare(args: argparse.Namespace) -> None:
@@ -72,13 +72,14 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
             networks["literal"] = make_literal(literal)
         shape = CASES[name].shape
         one = (1, *shape[1:])
+        counted = {form: count_cost(partial(build, name, routing), one).macs for form, routing in ROUTINGS.items()}
         rows.append(
             {
                 "case": name,
                 "text": CASES[name].text,
                 "shape": shape,
                 **measure_networks(networks, shape, args, name),
-                "macs": {form: count(partial(build, name, routing), one).macs for form, routing in ROUTINGS.items()},
+                "macs": counted,
                 "bandwidth": bandwidth(ours, shape, args.device, args.repeats),
             }
         )

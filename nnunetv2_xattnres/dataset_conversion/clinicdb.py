@@ -5,9 +5,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from nnunetv2_xattnres.dataset_conversion.base import Case, Summary, main
+from nnunetv2_xattnres.dataset_conversion.base import Case, main
 from nnunetv2_xattnres.dataset_conversion.layout import IMAGE_ENDING, index_files, pair, subfolder
 from nnunetv2_xattnres.dataset_conversion.pictures import FrameDataset, sequence_table
 
@@ -59,17 +59,6 @@ class ClinicDB(FrameDataset):
             for number, image, mask in pairs
         ]
         return cases, problems
-
-
-def convert_clinicdb(
-    source: str | Path, *, split: str = "frame", seed: int = 0, size: tuple[int, int] | None = None, **target: Any
-) -> Summary:
-    """Convert CVC-ClinicDB; ``target`` as in `Dataset.convert` (dataset_id, raw, overwrite, workers, progress).
-
-    Example:
-        >>> convert_clinicdb("CVC-ClinicDB", split="sequence", size=(352, 352))  # doctest: +SKIP
-    """
-    return ClinicDB(split=split, seed=seed, size=size).convert(source, **target)
 
 
 def _read_sequences(folders: Sequence[Path], problems: list[str]) -> dict[int, str]:

@@ -3,9 +3,9 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from nnunetv2_xattnres.dataset_conversion.base import Case, Summary, main
+from nnunetv2_xattnres.dataset_conversion.base import Case, main
 from nnunetv2_xattnres.dataset_conversion.layout import IMAGE_ENDING, index_files, pair, subfolder
 from nnunetv2_xattnres.dataset_conversion.pictures import FrameDataset, sequence_table
 
@@ -58,13 +58,6 @@ class ColonDB(FrameDataset):
             for number, image, mask in pair(*found, masks, problems)
         ]
         return cases, problems
-
-
-def convert_colondb(
-    source: str | Path, *, split: str = "frame", seed: int = 0, size: tuple[int, int] | None = None, **target: Any
-) -> Summary:
-    """Convert CVC-ColonDB; ``target`` as in `Dataset.convert` (dataset_id, raw, overwrite, workers, progress)."""
-    return ColonDB(split=split, seed=seed, size=size).convert(source, **target)
 
 
 if __name__ == "__main__":

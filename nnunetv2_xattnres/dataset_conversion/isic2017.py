@@ -4,9 +4,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from nnunetv2_xattnres.dataset_conversion.base import Case, Summary, main
+from nnunetv2_xattnres.dataset_conversion.base import Case, main
 from nnunetv2_xattnres.dataset_conversion.layout import index_files, pair, subfolder
 from nnunetv2_xattnres.dataset_conversion.pictures import PictureDataset
 from nnunetv2_xattnres.dataset_conversion.splits import Split, one_fold
@@ -66,11 +66,6 @@ class ISIC2017(PictureDataset):
         if missing:
             raise InputError("a part of ISIC 2017 is empty", missing)
         return one_fold(**parts)
-
-
-def convert_isic2017(source: str | Path, *, size: tuple[int, int] | None = None, **target: Any) -> Summary:
-    """Convert ISIC 2017; ``target`` as in `Dataset.convert` (dataset_id, raw, overwrite, workers, progress)."""
-    return ISIC2017(size=size).convert(source, **target)
 
 
 if __name__ == "__main__":

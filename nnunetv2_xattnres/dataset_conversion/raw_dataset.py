@@ -15,7 +15,7 @@ from nnunetv2_xattnres.dataset_conversion.plausible import border_share
 from nnunetv2_xattnres.dataset_conversion.splits import Fold
 from nnunetv2_xattnres.dataset_conversion.staging import bring_back, raw_folder
 from nnunetv2_xattnres.errors import InputError
-from nnunetv2_xattnres.json_files import read_json, read_object
+from nnunetv2_xattnres.json_files import read_json, require_object
 from nnunetv2_xattnres.nnunet_layout import (
     PREPROCESSED,
     TEST_IMAGES,
@@ -91,20 +91,20 @@ class RawDataset:
             state = f"belongs to {' and '.join(found)}" if found else "does not exist"
             raise InputError(f"{root}: data set {dataset} {state}; this folder has: {', '.join(names) or 'none'}")
         path = root / found[0] / "dataset.json"
-        description = read_object(
+        description = require_object(
             path,
+            "convert again",
             "convert again, or write it as nnU-Net v2 wants it",
             entries={"channel_names": dict, "labels": dict, "file_ending": str},
-            missing="convert again",
         )
         if "dataset" in description:
             raise InputError(f'{path}: lists its files under "dataset", which is not supported')
-        dataset = cls(root / found[0], description)
+        opened = cls(root / found[0], description)
         try:
-            dataset.label_names  # noqa: B018 - computed here, so that it fails here
+            opened.label_names  # noqa: B018 - computed here, so that it fails here
         except (AttributeError, TypeError, ValueError) as error:
             raise InputError(f"{path}: labels must be name: value, as nnU-Net v2 writes them") from error
-        return dataset
+        return opened
 
     @property
     def ending(self) -> str:
@@ -169,10 +169,9 @@ class RawDataset:
 
     def read(self, case: RawCase) -> Volume:
         """Read the case with nnU-Net's reader; an unreadable file raises the error of the reader."""
-        for path in (*case.images, case.label):
+        for path in case.images if case.label is None else (*case.images, case.label):
             try:
-                if path is not None:
-                    check_whole(path)
+                check_whole(path)
             except Exception as error:  # gzip and zlib raise several types
                 stop_without_memory(error)
                 raise ValueError(f"{path.name}: {error}") from error

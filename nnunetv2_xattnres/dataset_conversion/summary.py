@@ -32,8 +32,6 @@ class Summary:
 
     folder: Path
     split: Split
-    sizes: Counter[tuple[int, ...]]
-    counts: Counter[int]
     lines: list[str]
 
     def __str__(self) -> str:
@@ -84,7 +82,7 @@ def summarise(
         f"  nnunetv2_xattnres inspect {number}",
         f"  nnUNetv2_plan_and_preprocess -d {number} -c {plan} --verify_dataset_integrity",
     ]
-    return Summary(target, split, sizes, counts, lines)
+    return Summary(target, split, lines)
 
 
 def describe_sizes(sizes: Counter[tuple[int, ...]]) -> str:

@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 
-from nnunetv2_xattnres.dataset_conversion.base import Case, Checked, Dataset, Summary, main
+from nnunetv2_xattnres.dataset_conversion.base import Case, Checked, Dataset, main
 from nnunetv2_xattnres.dataset_conversion.btcv_codes import problems_of_codes
 from nnunetv2_xattnres.dataset_conversion.layout import index_files, pair, subfolder
 from nnunetv2_xattnres.dataset_conversion.plausible import border_share
@@ -179,11 +179,6 @@ class Synapse(Dataset):
         header.set_slope_inter(1, 0)
         organs = ORGAN_MAP[np.asanyarray(label.dataobj).astype(np.uint8)]
         nib.save(nib.Nifti1Image(organs, None, header), mask.with_name(f"{mask.name}.nii.gz"))
-
-
-def convert_synapse(source: str | Path, *, splits: str = "cv", seed: int = 0, **target: Any) -> Summary:
-    """Convert Synapse; ``target`` as in `Dataset.convert` (dataset_id, raw, overwrite, workers, progress)."""
-    return Synapse(splits=splits, seed=seed).convert(source, **target)
 
 
 def _has_both(folder: Path) -> bool:

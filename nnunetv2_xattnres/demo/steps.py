@@ -57,7 +57,7 @@ def run_demo(output: Path, settings: Settings | None = None, *, overwrite: bool 
     settings = settings or Settings()
     check_device(settings.device)
     started = time.monotonic()
-    workspace = Workspace.create(output, device=settings.device, overwrite=overwrite)
+    workspace = Workspace.create(output, overwrite=overwrite)
     print(f"Everything goes to {workspace.root}\n")
 
     with _step(1, f"Draw {settings.training} frames for training and {settings.test} for the test"):

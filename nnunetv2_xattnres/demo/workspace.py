@@ -29,18 +29,12 @@ LINES_SHOWN = 15  # of the log, if a command fails
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folder with all files of a demo.
-
-    Attributes:
-        root: Absolute path of the folder.
-        device: The device for nnU-Net: ``cpu``, ``cuda`` or ``mps``.
-    """
+    """The folder with all files of a demo; ``root`` is its absolute path."""
 
     root: Path
-    device: str = "cpu"
 
     @classmethod
-    def create(cls, root: Path, *, device: str = "cpu", overwrite: bool = False) -> "Workspace":
+    def create(cls, root: Path, *, overwrite: bool = False) -> "Workspace":
         """Create the folder.
 
         Raises:
@@ -54,7 +48,7 @@ class Workspace:
                 raise InputError(
                     f"{root} was not written by the demo alone, so --overwrite leaves it as it is: name another one"
                 )
-        workspace = cls(root, device)
+        workspace = cls(root)
         try:
             if root.exists():
                 shutil.rmtree(root)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_xattnres.errors import InputError
-from nnunetv2_xattnres.json_files import read_object
+from nnunetv2_xattnres.json_files import require_object
 from nnunetv2_xattnres.outputs import written
 
 COLUMNS = ("case", "label", "dice", "iou", "hd95")
@@ -26,7 +26,7 @@ def read_scores(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file cannot be read, or has no scores of cases.
     """
-    scores = read_object(path, SCORE_AGAIN, entries=_ENTRIES, missing=SCORE_AGAIN)
+    scores = require_object(path, SCORE_AGAIN, SCORE_AGAIN, entries=_ENTRIES)
     for number, row in enumerate(scores["cases"]):
         if not isinstance(row, dict) or not row.keys() >= set(COLUMNS):
             raise InputError(f"{path} has an entry {number} of cases without {', '.join(COLUMNS)}: {SCORE_AGAIN}")

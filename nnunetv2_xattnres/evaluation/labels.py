@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_xattnres.errors import InputError
-from nnunetv2_xattnres.json_files import read_object
+from nnunetv2_xattnres.json_files import require_object
 
 
 @dataclass(frozen=True)
@@ -70,4 +70,4 @@ def find_dataset_json(reference: Path, prediction: Path) -> Path:
 def read_dataset_json(path: Path) -> dict[str, Any]:
     """The content of a ``dataset.json``; raises :class:`InputError` if it is missing or not nnU-Net's."""
     advice = "name the dataset.json of an nnU-Net v2 data set with --dataset-json"
-    return read_object(path, advice, entries={"labels": dict, "file_ending": str}, missing=advice)
+    return require_object(path, advice, advice, entries={"labels": dict, "file_ending": str})

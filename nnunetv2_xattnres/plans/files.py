@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_xattnres.errors import InputError
-from nnunetv2_xattnres.json_files import check_format, kind_of, read_object
+from nnunetv2_xattnres.json_files import check_format, kind_of, require_object
 from nnunetv2_xattnres.nnunet_layout import DATASET_JSON, PREPROCESSED, dataset_number, variable_folder
 from nnunetv2_xattnres.outputs import written
 
@@ -44,7 +44,7 @@ def dataset_folder(dataset: int | str) -> Path:
 
 def _read(path: Path, missing: str) -> dict[str, Any]:
     advice = "repair it, or plan again"
-    content = read_object(path, advice, entries={"plans_name": str, "configurations": dict}, missing=missing)
+    content = require_object(path, missing, advice, entries={"plans_name": str, "configurations": dict})
     for name, configuration in content["configurations"].items():
         if not isinstance(configuration, dict):
             raise InputError(f"{path} has {kind_of(configuration)} under {name} and not an object: {advice}")
@@ -61,11 +61,11 @@ def read_plans(dataset: int | str, plans_name: str) -> dict[str, Any]:
 
 def read_dataset_json(dataset: int | str) -> dict[str, Any]:
     """The data set's ``dataset.json``."""
-    return read_object(
+    return require_object(
         dataset_folder(dataset) / DATASET_JSON,
+        "run nnUNetv2_plan_and_preprocess first",
         "copy it from nnUNet_raw again",
         entries={"labels": dict, "file_ending": str},
-        missing="run nnUNetv2_plan_and_preprocess first",
     )
 
 

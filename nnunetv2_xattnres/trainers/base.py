@@ -55,6 +55,7 @@ class PluginTrainer(nnUNetTrainer):
         epochs, iterations, validation_iterations: Lengths that a subclass sets; ``None`` keeps nnU-Net's.
     """
 
+    network: nn.Module
     num_epochs: int
     num_iterations_per_epoch: int
     num_val_iterations_per_epoch: int
@@ -169,7 +170,7 @@ class PluginTrainer(nnUNetTrainer):
 
     def _bare_network(self) -> nn.Module:
         """The network without the wrappers of DDP and ``torch.compile``."""
-        network = self.network.module if self.is_ddp else self.network
+        network: Any = self.network.module if self.is_ddp else self.network
         return getattr(network, "_orig_mod", network)
 
     def on_train_epoch_start(self) -> None:

@@ -25,11 +25,10 @@ from nnunetv2_xattnres.outputs import replace_file
 from nnunetv2_xattnres.trainers.augmentation import paper_transforms
 from nnunetv2_xattnres.trainers.base import PluginTrainer
 from nnunetv2_xattnres.trainers.emcad import nnUNetTrainer_EMCAD
-from nnunetv2_xattnres.trainers.losses import SubsetLoss, SumLoss
+from nnunetv2_xattnres.trainers.losses import SubsetLoss, SumLoss, WeightedBCEIoULoss
 from nnunetv2_xattnres.trainers.multiscale import forward_at_scale
 from nnunetv2_xattnres.trainers.recipe import KEY, Recipe
 from nnunetv2_xattnres.trainers.seeding import Purpose, seed_of_environment
-from nnunetv2_xattnres.trainers.structure_loss import WeightedBCEIoULoss
 from nnunetv2_xattnres.trainers.validation import mean_dice, pixel_counts
 from nnunetv2_xattnres.trainers.whole_images import Share, WholeImageLoader
 from nnunetv2_xattnres.trainers.xattnres import nnUNetTrainer_XAttnRes
@@ -82,7 +81,7 @@ class PaperRecipe(PluginTrainer):
         """As nnU-Net, but each scale is compiled for itself: with symbolic sizes, tracing XAttnRes takes minutes."""
         super().initialize()
         if self._do_i_compile():
-            compiled = torch.compile(self._bare_network(), dynamic=False)
+            compiled: Any = torch.compile(self._bare_network(), dynamic=False)
             if self.is_ddp:
                 self.network.module = compiled
             else:

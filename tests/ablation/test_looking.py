@@ -10,7 +10,7 @@ from unittest.mock import Mock
 import pytest
 
 from nnunetv2_xattnres.ablation import command, locks, observe, slurm
-from nnunetv2_xattnres.ablation.cell import lock_of, run_cell
+from nnunetv2_xattnres.ablation.cell import run_cell
 from nnunetv2_xattnres.ablation.commands import Device
 from nnunetv2_xattnres.ablation.listing import Events
 from nnunetv2_xattnres.ablation.locks import Lock
@@ -25,7 +25,7 @@ def study(stubs):
     """A study of two cells that someone has begun to work on before."""
     study = stubs.study("baseline", "both")
     for cell in study.cells:
-        lock = lock_of(study, cell)
+        lock = study.lock_of(cell)
         assert lock.acquire()
         lock.release()
     return study
@@ -47,7 +47,7 @@ def test_a_lock_is_seen_until_it_is_given_up(tmp_path):
 
 
 def test_two_looks_do_not_see_each_other(study, monkeypatch):
-    lock, inner = lock_of(study, study.cells[0]), []
+    lock, inner = study.lock_of(study.cells[0]), []
     real = fcntl.flock
 
     def look_meanwhile(descriptor, kind):
@@ -65,7 +65,7 @@ def test_a_cell_that_is_looked_at_runs_all_the_same(study, monkeypatch):
     def look(descriptor, kind):
         """What a look does, seen by a job that begins at that moment; it is over when the job tries again."""
         if kind & fcntl.LOCK_EX and not looking:
-            looking.append(os.open(lock_of(study, study.cells[0]).path, os.O_RDONLY))
+            looking.append(os.open(study.lock_of(study.cells[0]).path, os.O_RDONLY))
             real(looking[0], fcntl.LOCK_SH)
         return real(descriptor, kind)
 

@@ -9,7 +9,7 @@ from dataset_phantoms import clinicdb, mask, picture, save, snapshot
 from PIL import Image
 
 from nnunetv2_xattnres.cli import main
-from nnunetv2_xattnres.dataset_conversion.clinicdb import SEQUENCE_OF_FRAME, convert_clinicdb
+from nnunetv2_xattnres.dataset_conversion.clinicdb import SEQUENCE_OF_FRAME, ClinicDB
 from nnunetv2_xattnres.errors import InputError
 
 
@@ -19,7 +19,7 @@ def load(path: Path):
 
 @pytest.mark.parametrize("ending", ["png", "tif", "TIFF"])
 def test_both_layouts_give_the_same_pixels(tmp_path, ending):
-    folder = convert_clinicdb(clinicdb(tmp_path / "source", ending=ending), raw=tmp_path / "raw").folder
+    folder = ClinicDB().convert(clinicdb(tmp_path / "source", ending=ending), raw=tmp_path / "raw").folder
     assert folder.name == "Dataset501_CVCClinicDB"
     description = load(folder / "dataset.json")
     assert description["channel_names"] == {"0": "rgb_to_0_1", "1": "rgb_to_0_1", "2": "rgb_to_0_1"}
@@ -43,7 +43,7 @@ def test_mirror_reads_sequences_from_metadata(tmp_path):
         writer = csv.writer(file)
         writer.writerow(["frame_id", "sequence_id", "png_image_path"])
         writer.writerows([number, f"s{number % 4}", "..."] for number in range(1, 21))
-    cases = load(convert_clinicdb(source, raw=tmp_path / "raw", split="sequence").folder / "cases.json")
+    cases = load(ClinicDB(split="sequence").convert(source, raw=tmp_path / "raw").folder / "cases.json")
     assert cases["clinicdb_006"] == {
         "image": "PNG/Original/6.png",
         "mask": "PNG/Ground Truth/6.png",
@@ -54,27 +54,27 @@ def test_mirror_reads_sequences_from_metadata(tmp_path):
 def test_metadata_of_something_else_is_left_alone(tmp_path):
     source = clinicdb(tmp_path / "data" / "source")
     (source.parent / "metadata.csv").write_text("patient,age\n1,50\n")
-    assert len(convert_clinicdb(source, raw=tmp_path / "raw").split.training) == 18
+    assert len(ClinicDB().convert(source, raw=tmp_path / "raw").split.training) == 18
 
 
 def test_short_rows_of_metadata_are_named(tmp_path):
     source = clinicdb(tmp_path / "source")
     (source / "metadata.csv").write_text("sequence_id,frame_id\ns1\n")
     with pytest.raises(InputError, match=r"metadata\.csv: expected columns frame_id and sequence_id"):
-        convert_clinicdb(source, raw=tmp_path / "raw")
+        ClinicDB().convert(source, raw=tmp_path / "raw")
 
 
 def test_tiff_in_which_zero_is_white(tmp_path):
     source = clinicdb(tmp_path / "source", ending="tif")
     for path in (source / "Ground Truth").iterdir():
         tifffile.imwrite(path, 255 - mask(int(path.stem)), photometric="miniswhite")
-    folder = convert_clinicdb(source, raw=tmp_path / "raw").folder
+    folder = ClinicDB().convert(source, raw=tmp_path / "raw").folder
     for path in folder.glob("labels*/*.png"):
         assert np.array_equal(np.asarray(Image.open(path)), mask(int(path.stem[-3:])) > 0)
 
 
 def test_frame_split_is_eight_one_one(tmp_path):
-    split = convert_clinicdb(clinicdb(tmp_path / "source"), raw=tmp_path / "raw").split
+    split = ClinicDB().convert(clinicdb(tmp_path / "source"), raw=tmp_path / "raw").split
     (fold,) = split.folds
     assert (len(fold["train"]), len(fold["val"]), len(split.test)) == (16, 2, 2)
     assert len({*fold["train"], *fold["val"], *split.test}) == 20
@@ -107,7 +107,7 @@ def test_grey_seams_between_black_and_white_are_accepted(tmp_path):
     noisy[4, 3:8] = (100, 127, 128, 160, 255)  # 4 of 12288 pixels are grey
     save(source / "Ground Truth" / "1.png", noisy)
     save(source / "Original" / "1.png", picture(1, (96, 128)))
-    folder = convert_clinicdb(source, raw=tmp_path / "raw").folder
+    folder = ClinicDB().convert(source, raw=tmp_path / "raw").folder
     (label,) = folder.glob("labels*/clinicdb_001.png")
     assert np.asarray(Image.open(label))[4, 3:8].tolist() == [0, 0, 1, 1, 1]
 
@@ -140,7 +140,7 @@ def test_every_problem_is_listed_and_nothing_is_written(tmp_path):
     (tmp_path / "raw" / "Dataset501_CVCClinicDB").mkdir(parents=True)
     before = snapshot(tmp_path)
     with pytest.raises(InputError) as caught:
-        convert_clinicdb(source, raw=tmp_path / "raw")
+        ClinicDB().convert(source, raw=tmp_path / "raw")
     text = str(caught.value)
     for path, reason in (
         (tmp_path / "raw" / "Dataset501_CVCClinicDB", "exists already"),
@@ -173,13 +173,13 @@ def test_a_source_that_is_half_there(tmp_path, missing):
     else:
         (source / missing).rename(tmp_path / "elsewhere")
     with pytest.raises(InputError, match=r"source") as caught:
-        convert_clinicdb(source, raw=tmp_path / "raw")
+        ClinicDB().convert(source, raw=tmp_path / "raw")
     assert len(caught.value.problems) == 1
     assert not (tmp_path / "raw").exists()
 
 
 def test_real_frames(shared_data, tmp_path):
-    folder = convert_clinicdb(shared_data / "CVC-ClinicDB" / "TIF", raw=tmp_path).folder
+    folder = ClinicDB().convert(shared_data / "CVC-ClinicDB" / "TIF", raw=tmp_path).folder
     png = shared_data / "CVC-ClinicDB" / "PNG"
     for path in folder.glob("images*/*.png"):
         name = path.name.removesuffix("_0000.png")

@@ -5,13 +5,13 @@ import pytest
 from dataset_phantoms import mask, picture, save, snapshot
 from PIL import Image
 
-from nnunetv2_xattnres.dataset_conversion.colondb import SEQUENCE_OF_FRAME, convert_colondb
+from nnunetv2_xattnres.dataset_conversion.colondb import SEQUENCE_OF_FRAME, ColonDB
 from nnunetv2_xattnres.errors import InputError
 
 
 @pytest.mark.parametrize("build", [phantoms.colondb_original, phantoms.colondb_png])
 def test_both_layouts_give_the_same_pixels(tmp_path, build):
-    folder = convert_colondb(build(tmp_path / "source"), raw=tmp_path / "raw").folder
+    folder = ColonDB().convert(build(tmp_path / "source"), raw=tmp_path / "raw").folder
     assert folder.name == "Dataset502_CVCColonDB"
     images = sorted(folder.glob("images*/*.png"))
     assert len(images) == 20
@@ -37,7 +37,7 @@ def test_sequences_are_those_of_the_readme():
 
 def test_sequence_split_shares_no_sequence(tmp_path):
     source = phantoms.colondb_png(tmp_path / "source", [1, 2, 40, 41, 62, 63, 78, 79, 301, 302, 380])
-    split = convert_colondb(source, raw=tmp_path / "raw", split="sequence").split
+    split = ColonDB(split="sequence").convert(source, raw=tmp_path / "raw").split
     parts = [split.folds[0]["train"], split.folds[0]["val"], split.test]
     sequences = [{SEQUENCE_OF_FRAME[int(name[-3:])] for name in part} for part in parts]
     assert sum(map(len, sequences)) == len(set().union(*sequences)) == 6
@@ -80,7 +80,7 @@ def test_every_problem_is_listed_and_nothing_is_written(tmp_path, build):
     path.unlink()
     before = snapshot(tmp_path)
     with pytest.raises(InputError) as caught:
-        convert_colondb(source, raw=tmp_path / "raw")
+        ColonDB().convert(source, raw=tmp_path / "raw")
     for path, reason in expected:
         assert any(problem.startswith(f"{path}: {reason}") for problem in caught.value.problems), (path, reason)
     assert len(caught.value.problems) == len(expected)
@@ -91,7 +91,7 @@ def test_one_folder_of_two(tmp_path):
     source = phantoms.colondb_png(tmp_path / "source")
     (source / "masks").rename(tmp_path / "masks")
     with pytest.raises(InputError, match="has a folder images without the other one"):
-        convert_colondb(source, raw=tmp_path / "raw")
+        ColonDB().convert(source, raw=tmp_path / "raw")
 
 
 def test_16_bit_colour_is_refused(tmp_path):
@@ -99,11 +99,11 @@ def test_16_bit_colour_is_refused(tmp_path):
     source = phantoms.colondb_png(tmp_path / "source")
     (source / "images" / "31.png").write_bytes(imagecodecs.png_encode(picture(31).astype(np.uint16) * 200))
     with pytest.raises(InputError, match=r"31\.png: has 16 bits a channel"):
-        convert_colondb(source, raw=tmp_path / "raw")
+        ColonDB().convert(source, raw=tmp_path / "raw")
 
 
 def test_real_originals_equal_the_png_form(shared_data, tmp_path):
-    folder = convert_colondb(shared_data / "CVC-ColonDB" / "original_sample", raw=tmp_path).folder
+    folder = ColonDB().convert(shared_data / "CVC-ColonDB" / "original_sample", raw=tmp_path).folder
     images = sorted(folder.glob("images*/*.png"))
     assert len(images) == 8
     for path in images:

@@ -9,11 +9,11 @@ from dataset_phantoms import mask, picture, save
 from PIL import Image
 
 from nnunetv2_xattnres.cli import main
-from nnunetv2_xattnres.dataset_conversion.clinicdb import convert_clinicdb
+from nnunetv2_xattnres.dataset_conversion.clinicdb import ClinicDB
 from nnunetv2_xattnres.dataset_conversion.inspection import inspect_dataset
 from nnunetv2_xattnres.dataset_conversion.overlap import find_overlap
 from nnunetv2_xattnres.dataset_conversion.raw_dataset import RawDataset
-from nnunetv2_xattnres.dataset_conversion.synapse import convert_synapse
+from nnunetv2_xattnres.dataset_conversion.synapse import Synapse
 from nnunetv2_xattnres.errors import InputError
 
 
@@ -31,7 +31,7 @@ def clinicdb(raw, tmp_path):
     source = phantoms.clinicdb(tmp_path / "source")
     rows = [f"{number},{(number + 1) // 2}" for number in range(1, 21)]
     (source / "metadata.csv").write_text("\n".join(["frame_id,sequence_id", *rows]))
-    return convert_clinicdb(source, raw=raw).folder
+    return ClinicDB().convert(source, raw=raw).folder
 
 
 def change_splits(folder, change):
@@ -101,7 +101,7 @@ def test_sequences_on_two_sides_are_counted(clinicdb, raw, tmp_path):
     assert problems == []  # the usual split by frame; the report says it
 
     shutil.rmtree(clinicdb)
-    convert_clinicdb(tmp_path / "source", raw=raw, split="sequence")
+    ClinicDB(split="sequence").convert(tmp_path / "source", raw=raw)
     lines, _ = inspect_dataset(RawDataset.open("501"))
     for line in lines[-3:]:
         assert line.split()[-3:] == ["0", "0", "0"], line
@@ -212,7 +212,7 @@ def test_stale_splits_in_the_preprocessed_folder(clinicdb, tmp_path, monkeypatch
 
 
 def test_volumes(raw, tmp_path, capsys):
-    convert_synapse(phantoms.synapse(tmp_path / "source"), raw=raw)
+    Synapse().convert(phantoms.synapse(tmp_path / "source"), raw=raw)
     assert main(["inspect", "504"]) == 0
     output = capsys.readouterr().out
     spacing = " ".join(f"{length:g}" for length in np.round(nib.affines.voxel_sizes(phantoms.AFFINE)[::-1], 4))
@@ -222,7 +222,7 @@ def test_volumes(raw, tmp_path, capsys):
     assert "all     imagesTr and test" in output
 
     shutil.rmtree(raw)
-    convert_synapse(tmp_path / "source", raw=raw, splits="literature")
+    Synapse(splits="literature").convert(tmp_path / "source", raw=raw)
     assert main(["inspect", "504", "--cases", "0"]) == 1
     assert "fold 0: validation and test share 12 cases" in capsys.readouterr().out
 
@@ -317,7 +317,7 @@ def test_masks_without_any_background_are_wrong(clinicdb, tmp_path, capsys):
 def test_inverted_masks_are_mentioned(clinicdb, tmp_path):
     for number, path in enumerate(sorted((tmp_path / "source" / "Ground Truth").iterdir())):
         save(path, 255 - mask(number))
-    summary = convert_clinicdb(tmp_path / "source", dataset_id=7)
+    summary = ClinicDB().convert(tmp_path / "source", dataset_id=7)
     assert "in 20 of 20 cases: are the masks inverted" in str(summary)
     lines, problems = inspect_dataset(RawDataset.open("7"))
     assert problems == []

@@ -6,13 +6,13 @@ import pytest
 from dataset_phantoms import mask, save, snapshot
 from PIL import Image
 
-from nnunetv2_xattnres.dataset_conversion.isic2017 import convert_isic2017
+from nnunetv2_xattnres.dataset_conversion.isic2017 import ISIC2017
 from nnunetv2_xattnres.errors import InputError
 
 
 def test_owners_division_and_native_sizes(tmp_path):
     source = phantoms.isic2017(tmp_path / "source")
-    summary = convert_isic2017(source, raw=tmp_path / "raw")
+    summary = ISIC2017().convert(source, raw=tmp_path / "raw")
     assert summary.folder.name == "Dataset503_ISIC2017"
     (fold,) = summary.split.folds
     assert fold["train"] == [f"ISIC_{number:07d}" for number in range(1, 11)]
@@ -42,7 +42,7 @@ def test_every_problem_is_listed_and_nothing_is_written(tmp_path):
     save(truth / "ISIC_0000007_Segmentation.png", third)
     before = snapshot(tmp_path)
     with pytest.raises(InputError) as caught:
-        convert_isic2017(source, raw=tmp_path / "raw")
+        ISIC2017().convert(source, raw=tmp_path / "raw")
     for path, reason in (
         (source / "ISIC-2017_Validation_Part1_GroundTruth", "there is no such folder"),
         (source / "ISIC-2017_Test_v2_Data" / "ISIC_0000001.jpg", "is in ISIC-2017_Training_Data too"),
@@ -67,7 +67,7 @@ def test_real_images_in_the_owners_folders(shared_data, tmp_path):
         ):
             (tmp_path / folder).mkdir(exist_ok=True)
             shutil.copy(file, tmp_path / folder)
-    folder = convert_isic2017(tmp_path, raw=tmp_path / "raw").folder
+    folder = ISIC2017().convert(tmp_path, raw=tmp_path / "raw").folder
     for image in smallest:
         (converted,) = folder.glob(f"images*/{image.stem}_0000.png")
         assert np.array_equal(np.asarray(Image.open(converted)), np.asarray(Image.open(image)))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from dataset_phantoms import AFFINE, snapshot
 
-from nnunetv2_xattnres.dataset_conversion.synapse import TEST, TRAINING, Synapse, convert_synapse
+from nnunetv2_xattnres.dataset_conversion.synapse import TEST, TRAINING, Synapse
 from nnunetv2_xattnres.errors import InputError
 
 # BTCV's code: ours
@@ -19,7 +19,7 @@ def test_transunets_lists():
 @pytest.mark.parametrize("ending", ["nii.gz", "nii", "NII.GZ"])
 def test_voxels_headers_and_organs(tmp_path, ending):
     source = phantoms.synapse(tmp_path / "source", (1, 5, 6), ending)
-    folder = convert_synapse(source, raw=tmp_path / "raw").folder
+    folder = Synapse().convert(source, raw=tmp_path / "raw").folder
     assert folder.name == "Dataset504_Synapse"
     for number, part in ((1, "Ts"), (5, "Tr"), (6, "Tr")):
         original = nib.load(source / "RawData" / "Training" / "img" / f"img{number:04d}.{ending}")
@@ -39,12 +39,12 @@ def test_voxels_headers_and_organs(tmp_path, ending):
 
 def test_all_thirty(tmp_path):
     source = phantoms.synapse(tmp_path / "source")
-    split = convert_synapse(source, raw=tmp_path / "raw").split
+    split = Synapse().convert(source, raw=tmp_path / "raw").split
     assert split.training == [f"case{number:04d}" for number in sorted(TRAINING)]
     assert split.test == [f"case{number:04d}" for number in sorted(TEST)]
     assert [len(fold["val"]) for fold in split.folds] == [4, 4, 4, 3, 3]
 
-    literature = convert_synapse(source, raw=tmp_path / "literature", splits="literature")
+    literature = Synapse(splits="literature").convert(source, raw=tmp_path / "literature")
     assert literature.split.folds == [{"train": split.training, "val": split.test}]
     assert len(list((literature.folder / "labelsTr").iterdir())) == 30  # nnU-Net validates on what is in imagesTr
     assert len(list((literature.folder / "labelsTs").iterdir())) == 12
@@ -52,22 +52,22 @@ def test_all_thirty(tmp_path):
 
 
 def test_parts_of_the_data_set(tmp_path):
-    one = convert_synapse(phantoms.synapse(tmp_path / "one", (5,)), raw=tmp_path / "raw1")
+    one = Synapse().convert(phantoms.synapse(tmp_path / "one", (5,)), raw=tmp_path / "raw1")
     assert not (one.folder / "splits_final.json").exists()
     assert "cannot be divided into folds" in str(one)
-    three = convert_synapse(phantoms.synapse(tmp_path / "three", (5, 6, 7)), raw=tmp_path / "raw3")
+    three = Synapse().convert(phantoms.synapse(tmp_path / "three", (5, 6, 7)), raw=tmp_path / "raw3")
     assert [len(fold["train"]) for fold in three.split.folds] == [2, 2, 2]
     with pytest.raises(InputError, match="none of the 18 training volumes"):
-        convert_synapse(phantoms.synapse(tmp_path / "test", (1, 2)), raw=tmp_path / "raw")
+        Synapse().convert(phantoms.synapse(tmp_path / "test", (1, 2)), raw=tmp_path / "raw")
     with pytest.raises(InputError, match="none of the 12 was found"):
-        convert_synapse(tmp_path / "three", raw=tmp_path / "raw", splits="literature")
+        Synapse(splits="literature").convert(tmp_path / "three", raw=tmp_path / "raw")
 
 
 def test_odd_units_are_mentioned(tmp_path):
     source = phantoms.synapse(tmp_path / "source", (5, 6))
     path = source / "RawData" / "Training" / "img" / "img0006.nii.gz"
     nib.save(nib.Nifti1Image(np.linspace(0, 1, 210, dtype=np.float32).reshape(7, 6, 5), AFFINE), path)
-    summary = str(convert_synapse(source, raw=tmp_path / "raw"))
+    summary = str(Synapse().convert(source, raw=tmp_path / "raw"))
     assert "img0006.nii.gz runs from 0 to 1: are these Hounsfield units?" in summary
     assert "img0005" not in summary
 
@@ -126,11 +126,11 @@ def test_every_problem_is_listed_and_nothing_is_written(tmp_path):
 def test_no_such_layout(tmp_path):
     (tmp_path / "RawData" / "Training" / "img").mkdir(parents=True)
     with pytest.raises(InputError, match="has no RawData/Training with the folders img and label"):
-        convert_synapse(tmp_path, raw=tmp_path / "raw")
+        Synapse().convert(tmp_path, raw=tmp_path / "raw")
 
 
 def test_real_volume(shared_data, tmp_path):
-    folder = convert_synapse(shared_data / "CT_sample", raw=tmp_path).folder
+    folder = Synapse().convert(shared_data / "CT_sample", raw=tmp_path).folder
     source = shared_data / "CT_sample" / "RawData" / "Training"
     image = nib.load(folder / "imagesTr" / "case0005_0000.nii.gz")
     assert np.asarray(image.dataobj).min() < -900

@@ -15,9 +15,9 @@ from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.trainers import nnUNetTrainer_EMCAD_Paper, nnUNetTrainer_XAttnRes_Paper
 from nnunetv2_xattnres.trainers.augmentation import paper_transforms
 from nnunetv2_xattnres.trainers.base import PluginTrainer
+from nnunetv2_xattnres.trainers.losses import WeightedBCEIoULoss
 from nnunetv2_xattnres.trainers.multiscale import forward_at_scale, scaled_size
 from nnunetv2_xattnres.trainers.recipe import BASES, Recipe
-from nnunetv2_xattnres.trainers.structure_loss import WeightedBCEIoULoss
 from nnunetv2_xattnres.trainers.validation import mean_dice
 from nnunetv2_xattnres.trainers.whole_images import Share, WholeImageLoader
 

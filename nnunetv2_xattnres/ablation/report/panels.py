@@ -12,7 +12,7 @@ from nnunetv2_xattnres.ablation.report.statistics import nanmean
 from nnunetv2_xattnres.catalogue import STUDIES, network_title, variant_title
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.evaluation.scores import find_reader, mean
-from nnunetv2_xattnres.json_files import read_object
+from nnunetv2_xattnres.json_files import require_object
 from nnunetv2_xattnres.nnunet_layout import RAW, TEST_IMAGES, TRAIN_IMAGES, variable_folder
 from nnunetv2_xattnres.visualization.overlay import overlay, resize, to_rgb
 
@@ -78,7 +78,7 @@ def legend(results: Results) -> str:
 def make_panel(results: Results, case: str) -> Panel:
     """Read a case's image, reference and predictions; of a volume, the slice with the largest reference is shown."""
     source = Path(results.study.dataset_json)
-    dataset = read_object(source, entries={"file_ending": str}, missing="set it right in study.json")
+    dataset = require_object(source, "set it right in study.json", entries={"file_ending": str})
     records = [item.record for item in results.complete]
     reference = next((Path(record["reference"]) for record in records if record.get("reference")), None)
     if reference is None:

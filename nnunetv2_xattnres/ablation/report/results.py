@@ -9,7 +9,7 @@ import numpy as np
 
 from nnunetv2_xattnres.ablation.observe import Observation, observe
 from nnunetv2_xattnres.ablation.report.statistics import Difference, paired_difference
-from nnunetv2_xattnres.ablation.study import COMPLETE, Study
+from nnunetv2_xattnres.ablation.study import State, Study
 from nnunetv2_xattnres.catalogue import network_title, variant_title
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.evaluation.files import read_scores
@@ -76,7 +76,7 @@ class Results:
     @property
     def complete(self) -> list[Observation]:
         """The cells that have scores."""
-        return [item for item in self.observations if item.state == COMPLETE]
+        return [item for item in self.observations if item.state == State.COMPLETE]
 
     def compare(
         self, base: Configuration, item: Configuration, metric: str = "dice", label: int | None = None
@@ -110,7 +110,7 @@ def load_results(folder: Path) -> Results:
     observations = observe(study)
     found: dict[str, dict[str, Any]] = {}
     for item in observations:
-        if item.state == COMPLETE:
+        if item.state == State.COMPLETE:
             found[item.cell.name] = read_scores(study.scores_file(item.cell))
     for key in ("convention", "unit", "labels"):
         values = {str(scores[key]) for scores in found.values()}

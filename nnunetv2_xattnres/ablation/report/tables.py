@@ -138,10 +138,10 @@ def network_table(results: Results, study: Study) -> Table | None:
 @cache
 def _cost(network: str, variant: str) -> tuple[float, float]:
     """Parameters in millions and multiply-accumulates in billions, as ``complexity`` counts them by default."""
-    from nnunetv2_xattnres.plans.complexity import builder  # imports torch, which takes seconds
-    from nnunetv2_xattnres.plans.measure import measure
+    from nnunetv2_xattnres.benchmark.complexity import builder
+    from nnunetv2_xattnres.benchmark.cost import count_cost  # imports torch, which takes seconds
 
-    cost = measure(builder(network, variant, (256, 256), 3, 1), (1, 3, 256, 256))
+    cost = count_cost(builder(network, variant, (256, 256), 3, 1), (1, 3, 256, 256))
     return cost.parameters / 1e6, cost.macs / 1e9
 
 

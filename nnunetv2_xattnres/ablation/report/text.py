@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from nnunetv2_xattnres.ablation.report.results import Configuration, Results
 from nnunetv2_xattnres.ablation.report.tables import MISSING, interval, signed
-from nnunetv2_xattnres.ablation.study import COMPLETE
+from nnunetv2_xattnres.ablation.study import State
 from nnunetv2_xattnres.catalogue import STUDIES, network_title, variant_title
 from nnunetv2_xattnres.evaluation.tables import CONVENTION_TEXT
 from nnunetv2_xattnres.nnunet_layout import TEST_IMAGES, VALIDATION
@@ -86,7 +86,7 @@ def cautions(results: Results) -> list[str]:
 
 def missing(results: Results) -> tuple[str, list[str]]:
     """A summary of the cells without scores, and a line per cell; both are empty if the study is complete."""
-    left = [item for item in results.observations if item.state != COMPLETE]
+    left = [item for item in results.observations if item.state != State.COMPLETE]
     if not left:
         return "", []
     counts = ", ".join(f"{number} {state}" for state, number in Counter(item.state for item in left).items())

@@ -103,7 +103,8 @@ class AtrousPyramid(nn.Module):
         mean = convolve(mean)
         if self.training and mean.shape[0] == 1:
             # scale and shift without statistics, so that both keep a gradient
-            return activate(mean * norm.weight.view(1, -1, 1, 1) + norm.bias.view(1, -1, 1, 1))
+            scale, shift = (parameter.view(1, -1, 1, 1) for parameter in norm.parameters())
+            return activate(mean * scale + shift)
         return activate(norm(mean))
 
 

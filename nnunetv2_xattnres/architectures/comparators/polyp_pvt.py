@@ -70,7 +70,7 @@ class PolypPVT(PretrainedEncoderNetwork):
     def segment(self, x: Tensor) -> list[Tensor]:
         """Two logits, at stride 8, of an input ``[B, C, H, W]``, H and W multiples of 32; or their sum."""
         logits = [resize(each, x.shape[2:]) for each in self.decoder(self.encoder(self.stem(x)))]
-        return logits if self.decoder.deep_supervision else [sum(logits)]
+        return logits if self.decoder.deep_supervision else [sum(logits[1:], logits[0])]
 
 
 class PolypDecoder(nn.Module):

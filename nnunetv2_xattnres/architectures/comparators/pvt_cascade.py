@@ -69,4 +69,4 @@ class PVTCascade(PretrainedEncoderNetwork):
     def segment(self, x: Tensor) -> list[Tensor]:
         """Four logits, at strides 4 to 32, of an input ``[B, C, H, W]``, H and W multiples of 32; or their sum."""
         logits = [resize(each, x.shape[2:]) for each in self.decoder(self.encoder(self.stem(x)))]
-        return logits if self.decoder.deep_supervision else [sum(logits)]
+        return logits if self.decoder.deep_supervision else [sum(logits[1:], logits[0])]

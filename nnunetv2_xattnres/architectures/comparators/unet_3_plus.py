@@ -91,8 +91,8 @@ class FullScaleDecoder(nn.Module):
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """Logits of the decoder's levels, finest first, from the encoder's five maps; the finest one at least."""
         sources = list(features)  # at each scale the newest map: a decoder's where there is one
-        for fuse in self.levels:
-            sources[fuse.level] = fuse(sources)
+        for level, fuse in zip(range(len(WIDTHS) - 2, -1, -1), self.levels, strict=True):
+            sources[level] = fuse(sources)
         if self.deep_supervision:
             return [layer(source) for layer, source in zip(self.seg_layers, sources, strict=False)]
         logits = self.seg_layers[0](sources[0])

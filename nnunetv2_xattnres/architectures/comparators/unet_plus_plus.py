@@ -10,6 +10,7 @@ transposed convolutions. Inference takes the output of the deepest nest; the pub
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -80,12 +81,13 @@ class NestedNodes(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         """Logits of X^{0,4} to X^{0,1}; without deep supervision those of X^{0,4} alone."""
         rows: list[list[Tensor]] = [[] for _ in self.nodes]
-        for level, row in enumerate(self.nodes):
+        nodes: list[Any] = list(self.nodes)  # of rows: the type of a ModuleList does not say what it holds
+        for level, row in enumerate(nodes):
             rows[level].append(row[0](self.down(rows[level - 1][0]) if level else x))
             # the diagonal that this level completes: X^{level-1,1}, X^{level-2,2}, ...
             for above in range(level - 1, -1, -1):
                 parts = (*rows[above], self.up(rows[above + 1][-1]))
-                rows[above].append(self.nodes[above][len(rows[above])](torch.cat(parts, 1)))
+                rows[above].append(nodes[above][len(rows[above])](torch.cat(parts, 1)))
         *inner, last = (layer(node) for layer, node in zip(self.seg_layers, rows[0][1:], strict=True))
         if self.deep_supervision:
             return [last, *reversed(inner)]

@@ -88,14 +88,14 @@ def backward(
     query_gradient, gradients = mixture.gradients(grad.to(mixture.dtype))
     del mixture  # and so the projected entries
     remaining = iter(weights)
-    weight_gradients = []
-    for index, feature in enumerate(features):
-        gradient, gradients[index] = gradients[index], None  # not two copies of all of them at once
+    feature_gradients, weight_gradients = [], []
+    for feature in features:
+        gradient = gradients.pop(0)  # not two copies of all of them at once
         if feature.shape[1] != query.numel():
             gradient, weight_gradient = _project_backward(gradient, feature, next(remaining))
             weight_gradients.append(weight_gradient)
-        gradients[index] = gradient.to(feature.dtype)
-    return [query_gradient.to(query.dtype), *gradients, *weight_gradients]
+        feature_gradients.append(gradient.to(feature.dtype))
+    return [query_gradient.to(query.dtype), *feature_gradients, *weight_gradients]
 
 
 def max_pool(feature: Tensor, size: Sequence[int]) -> Tensor:

@@ -22,8 +22,21 @@ _LOG = logging.getLogger(__name__)
 _LOCK = Lock()
 
 
-def load(name: str, dtype: str) -> Callable[[int], None]:
-    """An entry point as a C function of the address of its record; its ``address`` is that of the machine code.
+class EntryPoint:
+    """A compiled C function of the address of its record; ``address`` is that of the machine code."""
+
+    def __init__(self, callback: numba.core.ccallback.CFunc) -> None:
+        self.address: int = callback.address
+        self._keep = callback  # owns the machine code
+        self._call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(callback.address)
+
+    def __call__(self, record: int) -> None:
+        """Run it in this thread; ``record`` is the record's address."""
+        self._call(record)
+
+
+def load(name: str, dtype: str) -> EntryPoint:
+    """Compile an entry point, or load it from the cache.
 
     Args:
         name: ``mix``, ``differentiate``, ``pool`` or ``unpool``.
@@ -40,13 +53,10 @@ def load(name: str, dtype: str) -> Callable[[int], None]:
 
 
 @cache
-def _load(name: str, dtype: str) -> Callable[[int], None]:
+def _load(name: str, dtype: str) -> EntryPoint:
     function = getattr(cpu_compiled, name)
     with event.install_listener("numba:compile", _Announcement()):
-        callback = compiled(function, cpu_compiled.signature_of(cpu_compiled.ENTRY_POINTS[function], dtype))
-    call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(callback.address)
-    call.address, call.keep = callback.address, callback
-    return call
+        return EntryPoint(compiled(function, cpu_compiled.signature_of(cpu_compiled.ENTRY_POINTS[function], dtype)))
 
 
 def compiled(function: Callable, signature: object) -> numba.core.ccallback.CFunc:

@@ -7,10 +7,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:  # importing Numba takes a second
+    from nnunetv2_xattnres.architectures.kernels.cpu_loading import EntryPoint
 
 MIN_ELEMENTS_PER_THREAD = 1 << 17  # with less, a thread costs more time than it saves
 
@@ -43,7 +47,7 @@ class Task:
         self.address = self._record.ctypes.data
 
 
-def run(function: Callable[[int], None], task: Task, threads: int) -> None:
+def run(function: EntryPoint, task: Task, threads: int) -> None:
     """Call an entry point of ``cpu_loading.load`` in the OpenMP threads in which PyTorch computes, or in Python's.
 
     Compiled functions do not hold Python's lock. Threads of their own would slow them down: PyTorch's threads spin for
@@ -69,7 +73,7 @@ def run(function: Callable[[int], None], task: Task, threads: int) -> None:
             raise MemoryError("XAttnRes on a CPU: out of memory. Use smaller batches or patches.")
 
 
-def _run_in_python_threads(function: Callable[[int], None], task: Task, threads: int) -> None:
+def _run_in_python_threads(function: EntryPoint, task: Task, threads: int) -> None:
     def work(task: Task) -> None:  # refers to the task, so that its memory outlives a second Ctrl-C
         function(task.address)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from nnunetv2_xattnres.benchmark.cases import unet_blocks
 from nnunetv2_xattnres.catalogue import NETWORKS, VARIANTS, routings
 from nnunetv2_xattnres.errors import InputError
 
@@ -71,14 +72,14 @@ def measure_all(
         these three to the baseline (``None`` if the baseline was not requested); ``paper``, with ``parameters``,
         ``macs`` and their differences to the paper's baseline (``None`` if it prints none).
     """
-    from nnunetv2_xattnres.plans.measure import measure
+    from nnunetv2_xattnres.benchmark.cost import count_cost
 
     cells = [
         (network, routing) for network in networks for routing in routings if routing in NETWORKS[network].variants
     ]
     rows: list[dict[str, Any]] = []
     for network, routing in tqdm(cells, desc="measuring", leave=False, disable=not sys.stderr.isatty()):
-        cost = measure(builder(network, routing, size, channels, classes, encoder), (1, channels, *size))
+        cost = count_cost(builder(network, routing, size, channels, classes, encoder), (1, channels, *size))
         base = next((row for row in rows if (row["network"], row["routing"]) == (network, "baseline")), None)
         paper = _paper(network, routing) if encoder in (None, NETWORKS[network].encoder) else None
         rows.append({
@@ -129,7 +130,6 @@ def builder(
 def unet_kwargs(size: Sequence[int], residual: bool) -> dict[str, Any]:
     """nnU-Net's defaults for a patch of ``size`` at spacing 1: sizes halve to 4, channels double from 32 to 512."""
     from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
-    from torch import nn
 
     dims = len(size)
     _, strides, kernels, patch, _ = get_pool_and_conv_props([1.0] * dims, list(size), 4, 999999)
@@ -141,18 +141,11 @@ def unet_kwargs(size: Sequence[int], residual: bool) -> dict[str, Any]:
         raise InputError(f"nnU-Net would not plan a patch of {' '.join(map(str, size))}: give 8 or more along an axis")
     blocks = (1, 3, 4, *[6] * stages)[:stages] if residual else (2,) * stages
     return {
-        "n_stages": stages,
-        "features_per_stage": [min(32 * 2**stage, 512 if dims == 2 else 320) for stage in range(stages)],
-        "conv_op": nn.Conv2d if dims == 2 else nn.Conv3d,
+        **unet_blocks(dims, stages),
         "kernel_sizes": kernels,
         "strides": strides,
         "n_blocks_per_stage" if residual else "n_conv_per_stage": blocks,
         "n_conv_per_stage_decoder": ((1,) if residual else (2,)) * (stages - 1),
-        "conv_bias": True,
-        "norm_op": nn.InstanceNorm2d if dims == 2 else nn.InstanceNorm3d,
-        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-        "nonlin": nn.LeakyReLU,
-        "nonlin_kwargs": {"inplace": True},
     }
 
 

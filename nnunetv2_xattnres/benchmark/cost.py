@@ -37,7 +37,7 @@ class Cost:
     activation_bytes: int
 
 
-def measure(build: Callable[[], nn.Module], shape: Sequence[int]) -> Cost:
+def count_cost(build: Callable[[], nn.Module], shape: Sequence[int]) -> Cost:
     """Cost of the network that ``build`` returns, for an input of ``shape`` (``[B, C, *S]``), in float32.
 
     The network is built without memory for its weights and runs on tensors without content. Every operation is really

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from nnunetv2_xattnres.benchmark.complexity import measure_all
+from nnunetv2_xattnres.benchmark.cost import count_cost
 from nnunetv2_xattnres.cli import main
-from nnunetv2_xattnres.plans.complexity import measure_all
-from nnunetv2_xattnres.plans.measure import measure
 
 
 def test_counts_what_is_computed():
@@ -19,7 +19,7 @@ def test_counts_what_is_computed():
         def forward(self, x):
             return self.linear(self.conv(x).mean((2, 3)))
 
-    cost = measure(Network, (2, 3, 16, 16))
+    cost = count_cost(Network, (2, 3, 16, 16))
     assert cost.parameters == 3 * 8 * 9 + 8 * 4 + 4
     assert cost.macs == 2 * (16 * 16 * 3 * 8 * 9 + 8 * 4)
     assert cost.activation_bytes == 4 * 2 * (16 * 16 * 8 + 8)  # float32 outputs of the convolution and of the mean
@@ -32,7 +32,7 @@ def test_freed_tensors_are_not_counted():
                 x = x + 1
             return x
 
-    assert measure(Chain, (1, 1, 32, 32)).activation_bytes == 2 * 4 * 32 * 32
+    assert count_cost(Chain, (1, 1, 32, 32)).activation_bytes == 2 * 4 * 32 * 32
 
 
 @pytest.mark.slow
@@ -95,6 +95,6 @@ def test_networks_that_cannot_be(capsys, arguments, message):
 
 
 def test_measuring_takes_no_memory_for_weights():
-    cost = measure(lambda: nn.Sequential(nn.Flatten(), nn.Linear(2**20, 2**14)), (1, 1, 1024, 1024))
+    cost = count_cost(lambda: nn.Sequential(nn.Flatten(), nn.Linear(2**20, 2**14)), (1, 1, 1024, 1024))
     assert cost.parameters == 2**34 + 2**14  # 64 GiB
     assert torch.get_default_device().type == "cpu"  # and not meta
