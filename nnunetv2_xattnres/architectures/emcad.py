@@ -10,6 +10,7 @@ from torch import Tensor
 from nnunetv2_xattnres.architectures.emcad_decoder import EMCADDecoder, SegmentationHeads
 from nnunetv2_xattnres.architectures.pretrained import PretrainedEncoderNetwork
 from nnunetv2_xattnres.architectures.routing import Routing
+from nnunetv2_xattnres.architectures.sizes import zero_gradients
 from nnunetv2_xattnres.encoders import PVT
 
 
@@ -61,5 +62,8 @@ class EMCADNet(PretrainedEncoderNetwork):
         self.heads = SegmentationHeads(widths, num_classes)
 
     def segment(self, x: Tensor) -> list[Tensor]:
-        """Four logits of an input ``[B, C, H, W]``, H and W multiples of 32, at strides 4, 8, 16 and 32."""
-        return self.heads(self.decoder(self.encoder(self.stem(x))))
+        """Logits of an input ``[B, C, H, W]``, H and W multiples of 32, at strides 4, 8, 16 and 32; or the first."""
+        outputs = self.heads(self.decoder(self.encoder(self.stem(x))))
+        if self.training and not self.decoder.deep_supervision:
+            return [zero_gradients(outputs[0], self.heads.seg_layers[1:])]
+        return outputs

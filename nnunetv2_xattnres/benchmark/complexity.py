@@ -153,7 +153,7 @@ def print_table(rows: Sequence[dict[str, Any]], args: argparse.Namespace) -> Non
     """The rows as a table of at most 100 columns."""
     size = "x".join(map(str, args.size))
     print(f"Input {args.channels} x {size}, {args.classes} output channel(s), batch 1, float32\n")
-    print(f"{'':25}{'parameters (M)':>16}{'MACs (G)':>15}{'activations':>14}   paper: M, G")
+    print(f"{'':25}{'parameters (M)':>16}{'MACs (G)':>17}{'activations':>14}   paper: M, G")
     for line in _lines(rows):
         print(line.rstrip())
     print(
@@ -166,10 +166,14 @@ def print_table(rows: Sequence[dict[str, Any]], args: argparse.Namespace) -> Non
 
 
 def _lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    previous = None
-    for row in rows:
-        if previous not in (None, row["network"]):
+    """Networks with several rows stand apart."""
+    previous, alone = None, True
+    for index, row in enumerate(rows):
+        first = row["network"] != previous
+        several = index + 1 < len(rows) and rows[index + 1]["network"] == row["network"]
+        if first and previous is not None and (several or not alone):
             yield ""
+        alone = not several if first else False
         name = row["network"] if row["network"] != previous else ""
         previous = row["network"]
         over = row["over_baseline"]
@@ -183,7 +187,7 @@ def _lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
         if paper:
             beside = "   " + _figure(paper["parameters"], 1e6, paper["parameters_over_baseline"])
             beside += ", " + _figure(paper["macs"], 1e9, paper["macs_over_baseline"])
-        yield f"{name:16}{row['routing']:9}{parameters:>16}{macs:>15}{memory:>14}{beside}"
+        yield f"{name:16}{row['routing']:9}{parameters:>16}{macs:>17}{memory:>14}{beside}"
 
 
 def _figure(value: int, unit: float, over: int | None) -> str:

@@ -85,6 +85,13 @@ def test_encoder_positions_do_not_exist():
     assert keys("decoder") == keys("replace")
 
 
+def test_every_parameter_has_a_gradient_without_deep_supervision():
+    network = EMCADNet(3, 2, encoder="pvt_v2_b0").train()
+    network(torch.rand(1, 3, 32, 64)).sum().backward()
+    assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
+    assert float(network.heads.seg_layers[3].weight.grad.abs().max()) == 0
+
+
 def test_depthwise_kernels_are_1_3_5():
     kernels = [scale[0].kernel_size for scale in MultiScaleConv(8).scales]
     assert kernels == [(1, 1), (3, 3), (5, 5)]

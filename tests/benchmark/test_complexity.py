@@ -98,3 +98,21 @@ def test_measuring_takes_no_memory_for_weights():
     cost = count_cost(lambda: nn.Sequential(nn.Flatten(), nn.Linear(2**20, 2**14)), (1, 1, 1024, 1024))
     assert cost.parameters == 2**34 + 2**14  # 64 GiB
     assert torch.get_default_device().type == "cpu"  # and not meta
+
+
+# billions of multiply-accumulates that an independent count of each publication's network gave
+COUNTED = {
+    "unet-plus-plus": 34.49, "attention-unet": 66.43, "deeplabv3-plus": 14.87, "unet-3-plus": 197.65, "pranet": 6.88,
+    "caranet": 11.40, "transunet": 37.21, "uctransnet": 42.84, "pvt-cascade": 7.58, "polyp-pvt": 5.28, "ssformer": 11.06,
+}  # fmt: skip
+COUNTED_AT_224 = {"swin-unet": 5.86, "missformer": 5.4, "mt-unet": 40.3}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("side", "counted"), [(256, COUNTED), (224, COUNTED_AT_224)])
+def test_the_comparison_networks_cost_what_others_counted(side, counted):
+    rows = measure_all(list(counted), ["baseline"], (side, side), 3, 1)
+    assert {row["network"]: row["macs"] / 1e9 for row in rows} == pytest.approx(counted, rel=0.02)
+    for row in rows:  # and what the paper prints, whose figures come from several counters
+        if row["paper"] and side == 256:
+            assert row["macs"] == pytest.approx(row["paper"]["macs"], rel=0.04)
