@@ -81,7 +81,7 @@ def measure_all(
     for network, routing in tqdm(cells, desc="measuring", leave=False, disable=not sys.stderr.isatty()):
         cost = count_cost(builder(network, routing, size, channels, classes, encoder), (1, channels, *size))
         base = next((row for row in rows if (row["network"], row["routing"]) == (network, "baseline")), None)
-        paper = _paper(network, routing) if encoder in (None, NETWORKS[network].encoder) else None
+        paper = _paper(network, routing) if NETWORKS[network].encoder in (None, encoder) or not encoder else None
         rows.append({
             "network": network,
             "routing": routing,
@@ -153,7 +153,7 @@ def print_table(rows: Sequence[dict[str, Any]], args: argparse.Namespace) -> Non
     """The rows as a table of at most 100 columns."""
     size = "x".join(map(str, args.size))
     print(f"Input {args.channels} x {size}, {args.classes} output channel(s), batch 1, float32\n")
-    print(f"{'':25}{'parameters (M)':>16}{'MACs (G)':>17}{'activations':>14}   paper: M, G")
+    print(f"{'':24}{'parameters (M)':>16}{'MACs (G)':>17}{'activations':>14}   paper: M, G")
     for line in _lines(rows):
         print(line.rstrip())
     print(
@@ -187,7 +187,7 @@ def _lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
         if paper:
             beside = "   " + _figure(paper["parameters"], 1e6, paper["parameters_over_baseline"])
             beside += ", " + _figure(paper["macs"], 1e9, paper["macs_over_baseline"])
-        yield f"{name:16}{row['routing']:9}{parameters:>16}{macs:>17}{memory:>14}{beside}"
+        yield f"{name:15}{row['routing']:9}{parameters:>16}{macs:>17}{memory:>14}{beside}"
 
 
 def _figure(value: int, unit: float, over: int | None) -> str:

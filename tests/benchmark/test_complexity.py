@@ -103,7 +103,8 @@ def test_measuring_takes_no_memory_for_weights():
 # billions of multiply-accumulates that an independent count of each publication's network gave
 COUNTED = {
     "unet-plus-plus": 34.49, "attention-unet": 66.43, "deeplabv3-plus": 14.87, "unet-3-plus": 197.65, "pranet": 6.88,
-    "caranet": 11.40, "transunet": 37.21, "uctransnet": 42.84, "pvt-cascade": 7.58, "polyp-pvt": 5.28, "ssformer": 11.06,
+    "caranet": 11.40, "transunet": 37.21, "uctransnet": 42.84, "pvt-cascade": 7.58, "polyp-pvt": 5.28,
+    "ssformer": 11.06,
 }  # fmt: skip
 COUNTED_AT_224 = {"swin-unet": 5.86, "missformer": 5.4, "mt-unet": 40.3}
 
