@@ -21,6 +21,7 @@ from packaging.requirements import Requirement
 from nnunetv2_xattnres import __version__
 from nnunetv2_xattnres.ext_trainer import HOOK_FOLDER
 from nnunetv2_xattnres.nnunet_layout import AUGMENTATION_PROCESSES, FOLDERS, HOOK, PREPROCESSED
+from nnunetv2_xattnres.system import version_of
 
 DISTRIBUTION = "nnunetv2-xattnres"
 TRAINER = "nnUNetTrainer_XAttnRes"
@@ -87,13 +88,13 @@ def render(finding: Finding, width: int | None = None) -> str:
 
 def check_packages() -> Iterator[Finding]:
     """Check that packages can be imported, and that their versions fit together by their metadata."""
-    versions = ", ".join(f"{name} {_version(name) or 'missing'}" for name in SHOWN)
+    versions = ", ".join(f"{name} {version_of(name) or 'missing'}" for name in SHOWN)
     misfits = list(_misfits())
     yield from misfits
     if not misfits:
         yield Finding(OK, f"{versions}: they fit together")
     for name in ("torch", "torchvision", "nnunetv2", "numba"):
-        if _version(name) is None:
+        if version_of(name) is None:
             continue  # reported above if a package needs it
         try:
             import_module(name)
@@ -229,29 +230,22 @@ def _misfits() -> Iterator[Finding]:
         for demand in map(Requirement, demands):
             if demand.marker and not demand.marker.evaluate({"extra": ""}):
                 continue
-            wanted, have = f"{demand.name}{demand.specifier}", _version(demand.name)
+            wanted, have = f"{demand.name}{demand.specifier}", version_of(demand.name)
             if have is None:
                 yield Finding(PROBLEM, f"{demand.name} is missing: {name} needs it", (f'{_pip()} "{wanted}"',))
             elif not demand.specifier.contains(have, prereleases=True):
-                text = f"{demand.name} {have} does not fit: {name} {_version(name)} needs {wanted}"
+                text = f"{demand.name} {have} does not fit: {name} {version_of(name)} needs {wanted}"
                 yield Finding(PROBLEM, text, (f'{_pip()} "{wanted}"',))
 
 
 def _import_failed(name: str, error: Exception) -> Finding:
-    text = f"{name} {_version(name)} does not import: {_one_line(error)}"
+    text = f"{name} {version_of(name)} does not import: {_one_line(error)}"
     if name == "nnunetv2":
         return Finding(PROBLEM, text, (_reinstall(),))
     if name == "numba":
         return Finding(PROBLEM, text, (f"{_pip()} --force-reinstall numba",))
     text += ". torch and torchvision have to come from the same place (both from PyPI, or both from PyTorch's index)"
     return Finding(PROBLEM, text, (f"{_pip()} --force-reinstall torch torchvision",))
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _pip() -> str:

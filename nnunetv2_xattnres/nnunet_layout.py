@@ -21,6 +21,7 @@ DEFAULT_PROCESSES, AUGMENTATION_PROCESSES = "nnUNet_def_n_proc", "nnUNet_n_proc_
 
 # in a data set's folder
 DATASET_JSON, SPLITS, REFERENCES = "dataset.json", "splits_final.json", "gt_segmentations"
+TRAIN, TEST = "Tr", "Ts"
 TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = "imagesTr", "labelsTr", "imagesTs", "labelsTs"
 
 # in a fold's folder
@@ -51,6 +52,11 @@ def variable_folder(variable: str) -> Path:
 def dataset_number(name: str) -> int:
     """The number of a data set, such as 11 for ``Dataset011_ClinicDB``."""
     return int(name[len("Dataset") :].split("_")[0])
+
+
+def part_folders(dataset: Path, part: str) -> tuple[Path, Path]:
+    """The folders of images and labels of a raw data set's part, ``Tr`` or ``Ts``."""
+    return dataset / f"images{part}", dataset / f"labels{part}"
 
 
 def fold_folder(results: Path, dataset: str, trainer: str, plans: str, configuration: str, fold: int | str) -> Path:

@@ -1,4 +1,4 @@
-"""Operating-system helpers: the CPU cores this process may use, the console, and temporary signal handlers."""
+"""Helpers for this machine: CPU cores, installed versions, the console, and temporary signal handlers."""
 
 import io
 import os
@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import metadata
 from types import FrameType
 
 from nnunetv2_xattnres.errors import InputError
@@ -14,6 +15,14 @@ from nnunetv2_xattnres.errors import InputError
 def available_cores() -> int:
     """Number of cores that this process may use; on a shared machine or a cluster, these are not all cores."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def version_of(package: str) -> str | None:
+    """The installed version of a package, ``None`` if it is missing."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def escape_what_the_console_lacks() -> None:

@@ -9,7 +9,6 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from threading import Event
 from time import monotonic
@@ -35,6 +34,7 @@ from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.json_files import read_object
 from nnunetv2_xattnres.nnunet_layout import DEBUG, TEST_IMAGES, VALIDATION
 from nnunetv2_xattnres.plans.files import read_dataset_json, read_plans
+from nnunetv2_xattnres.system import version_of
 
 # commands that only test the lock hold it for a moment
 PATIENCE_SECONDS = 3.0
@@ -189,10 +189,5 @@ def _now() -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    found = {package: version_of(package) for package in _PACKAGES}
+    return {"python": platform.python_version(), **{name: version for name, version in found.items() if version}}

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else PyTorch's profiler logs each start between the rows
     import torch
 
-    from nnunetv2_xattnres.benchmark import measure, scaling, tables
+    from nnunetv2_xattnres.benchmark import measure, scaling
 
     measure.prepare(args)
     if args.check:
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     rows = scaling.measure(args) if args.scaling else measure.measure(args)
     machine = measure.describe_machine(args)
     print(machine)
-    print(scaling.table(rows) if args.scaling else tables.table(rows))
+    print(scaling.table(rows) if args.scaling else measure.table(rows))
     if args.scaling and args.plot:
         with written(args.plot) as partial:
             scaling.plot(rows, partial)

@@ -22,7 +22,7 @@ from nnunetv2_xattnres.dataset_conversion.staging import (
 from nnunetv2_xattnres.dataset_conversion.summary import Checked, Summary, summarise
 from nnunetv2_xattnres.dataset_conversion.workers import map_cases
 from nnunetv2_xattnres.errors import InputError
-from nnunetv2_xattnres.nnunet_layout import DATASET_JSON, SPLITS
+from nnunetv2_xattnres.nnunet_layout import DATASET_JSON, SPLITS, TEST, TRAIN, part_folders
 from nnunetv2_xattnres.system import available_cores, escape_what_the_console_lacks, told_of
 
 
@@ -135,18 +135,17 @@ class Dataset(ABC):
         restored = bring_back(raw)
         cases, split, checked = self._check_all(source, target_problems(raw, target.name, overwrite), workers, progress)
 
-        jobs = [
-            (case, part) for part, names in (("Tr", split.training), ("Ts", split.test)) for case in _pick(cases, names)
-        ]
+        parts = {TRAIN: split.training, TEST: split.test}
+        jobs = [(case, part) for part, names in parts.items() for case in _pick(cases, names)]
         with written_whole(target, overwrite=overwrite) as folder:
-            for kind in ("images", "labels"):
-                for part in ("Tr", "Ts"):
-                    if part == "Tr" or split.test:
-                        (folder / f"{kind}{part}").mkdir()
+            for part in (TRAIN, TEST) if split.test else (TRAIN,):
+                for made in part_folders(folder, part):
+                    made.mkdir()
 
             def write_one(job: tuple[Case, str]) -> None:
                 case, part = job
-                self.write(case, folder / f"images{part}" / case.name, folder / f"labels{part}" / case.name)
+                images, labels = part_folders(folder, part)
+                self.write(case, images / case.name, labels / case.name)
 
             map_cases(write_one, jobs, workers=workers, progress=progress, description="writing")
             self._write_descriptions(folder, source, cases, split)

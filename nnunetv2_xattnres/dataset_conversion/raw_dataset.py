@@ -17,12 +17,15 @@ from nnunetv2_xattnres.dataset_conversion.staging import bring_back, raw_folder
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.json_files import read_json, require_object
 from nnunetv2_xattnres.nnunet_layout import (
+    DATASET_JSON,
     PREPROCESSED,
+    SPLITS,
     TEST_IMAGES,
     TEST_LABELS,
     TRAIN_IMAGES,
     TRAIN_LABELS,
     dataset_number,
+    part_folders,
 )
 from nnunetv2_xattnres.plans.splits import read_splits
 from nnunetv2_xattnres.reading import check_whole, differing_geometry, exactly, stop_without_memory
@@ -90,7 +93,7 @@ class RawDataset:
         if len(found) != 1:
             state = f"belongs to {' and '.join(found)}" if found else "does not exist"
             raise InputError(f"{root}: data set {dataset} {state}; this folder has: {', '.join(names) or 'none'}")
-        path = root / found[0] / "dataset.json"
+        path = root / found[0] / DATASET_JSON
         description = require_object(
             path,
             "convert again",
@@ -131,7 +134,7 @@ class RawDataset:
 
     def cases(self, part: str) -> list[RawCase]:
         """All cases of ``images{part}``, by name; ``hidden_files`` lists files that are no cases."""
-        folder, labels = self.folder / f"images{part}", self.folder / f"labels{part}"
+        folder, labels = part_folders(self.folder, part)
         files: dict[str, list[Path]] = {}
         for path in sorted(folder.glob(f"*{self.ending}")):
             match = re.fullmatch(rf"(.+)_\d{{4}}{re.escape(self.ending)}", path.name)
@@ -161,7 +164,7 @@ class RawDataset:
         preprocessed = os.environ.get(PREPROCESSED, "")
         used = read_splits(Path(preprocessed) / self.folder.name) if preprocessed else None
         if used is not None and own is not None and used != own:
-            path = Path(preprocessed) / self.folder.name / "splits_final.json"
+            path = Path(preprocessed) / self.folder.name / SPLITS
             return used, [
                 f"{path}: differs from the one in {self.folder}, and nnU-Net uses it; delete it and plan again"
             ]

@@ -7,6 +7,7 @@ from typing import Any
 
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.json_files import require_object
+from nnunetv2_xattnres.nnunet_layout import DATASET_JSON
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ def find_dataset_json(reference: Path, prediction: Path) -> Path:
     beside = [*Path(os.path.abspath(reference)).parents[:2], *reference.resolve().parents[:2]]
     folders = [reference, *dict.fromkeys(beside), prediction]
     for folder in folders:
-        if (folder / "dataset.json").is_file():
-            return folder / "dataset.json"
+        if (folder / DATASET_JSON).is_file():
+            return folder / DATASET_JSON
     raise InputError(
         "There is no dataset.json beside or above the reference folder, nor beside the predictions: "
         "name it with --dataset-json.",

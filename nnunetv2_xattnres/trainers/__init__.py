@@ -1,6 +1,5 @@
 """Trainers for nnU-Net, which finds them through the hook ``nnUNet_extTrainer``."""
 
-from nnunetv2_xattnres.trainers.demo import nnUNetTrainer_XAttnRes_Demo
 from nnunetv2_xattnres.trainers.emcad import nnUNetTrainer_EMCAD, nnUNetTrainer_EMCAD_Trial
 from nnunetv2_xattnres.trainers.lengths import (
     nnUNetTrainer_XAttnRes_5epochs,
@@ -8,6 +7,7 @@ from nnunetv2_xattnres.trainers.lengths import (
     nnUNetTrainer_XAttnRes_50epochs,
     nnUNetTrainer_XAttnRes_100epochs,
     nnUNetTrainer_XAttnRes_250epochs,
+    nnUNetTrainer_XAttnRes_Demo,
     nnUNetTrainer_XAttnRes_Trial,
 )
 from nnunetv2_xattnres.trainers.paper import nnUNetTrainer_EMCAD_Paper, nnUNetTrainer_XAttnRes_Paper

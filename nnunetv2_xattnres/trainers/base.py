@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from time import perf_counter
@@ -22,9 +23,7 @@ from nnunetv2_xattnres.catalogue import routings
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.nnunet_layout import AUGMENTATION_PROCESSES, TRAINER_KEY
 from nnunetv2_xattnres.outputs import replace_file
-from nnunetv2_xattnres.plans.splits import make_splits_if_missing
-from nnunetv2_xattnres.trainers.folds import check_fold
-from nnunetv2_xattnres.trainers.pretrained import load_pretrained_encoder
+from nnunetv2_xattnres.plans.splits import check_fold, make_splits_if_missing
 from nnunetv2_xattnres.trainers.seeding import (
     SEED_VARIABLE,
     Purpose,
@@ -279,6 +278,29 @@ class _Progress:
 
     def close(self) -> None:
         self.bar.close()
+
+
+def load_pretrained_encoder(network: nn.Module, log: Callable[[str], None]) -> None:
+    """Load what ``encoder_weights`` in the plans names, and say so; nothing for a network without such an encoder.
+
+    Args:
+        network: Without the wrappers of DDP and ``torch.compile``.
+        log: Takes a line for the log.
+
+    Raises:
+        InputError: the weights cannot be loaded; a training must not start then.
+    """
+    from nnunetv2_xattnres.architectures.encoder_weights import load_encoder_weights
+    from nnunetv2_xattnres.architectures.pretrained import PretrainedEncoderNetwork
+
+    if not isinstance(network, PretrainedEncoderNetwork):
+        return
+    load_encoder_weights(network)
+    name = f"{type(network).__name__}'s encoder ({network.encoder_name})"
+    if network.encoder_weights is None:
+        log(f"{name} starts from random weights: encoder_weights is null in the plans")
+    else:
+        log(f"{name} loaded from {network.encoder_weights}")
 
 
 def describe_network(network: nn.Module, architecture: str, routing: dict[str, Any] | None) -> str:

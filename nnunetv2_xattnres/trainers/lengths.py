@@ -1,4 +1,4 @@
-"""``nnUNetTrainer_XAttnRes`` with fewer epochs, as nnU-Net has them, and one for trials on a CPU."""
+"""``nnUNetTrainer_XAttnRes`` with fewer epochs, as nnU-Net has them, and two for trials and the demo on a CPU."""
 
 from nnunetv2_xattnres.trainers.xattnres import nnUNetTrainer_XAttnRes
 
@@ -39,3 +39,11 @@ class nnUNetTrainer_XAttnRes_Trial(nnUNetTrainer_XAttnRes):
     epochs = 2
     iterations = 20
     validation_iterations = 5
+
+
+class nnUNetTrainer_XAttnRes_Demo(nnUNetTrainer_XAttnRes):
+    """3 epochs of 50 iterations, 4 for validation: enough to learn the demo's drawings in one or two minutes."""
+
+    epochs = 3
+    iterations = 50
+    validation_iterations = 4

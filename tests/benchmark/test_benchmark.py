@@ -7,7 +7,7 @@ from torch import nn
 
 from nnunetv2_xattnres import cli
 from nnunetv2_xattnres.architectures import XAttnResUNet
-from nnunetv2_xattnres.benchmark import cases, measure, scaling, tables
+from nnunetv2_xattnres.benchmark import cases, measure, scaling
 from nnunetv2_xattnres.benchmark.literal import LiteralXAttnRes, make_literal
 
 ARGUMENTS = argparse.Namespace(device="cpu", repeats=1, compile=False, cpu_clock=False)
@@ -46,7 +46,7 @@ def test_rows_and_tables_are_complete():
         assert set(figures[what]) == {"base", "ours"} and all(v > 0 for v in figures[what].values())
         assert figures[f"{what}_ratio"]["base"] == 1
     assert figures["memory_ratio"]["ours"] > 1
-    text = tables.table([{"case": "unet-2d", "text": "a network", "shape": (1, 1, 64, 64), **figures}])
+    text = measure.table([{"case": "unet-2d", "text": "a network", "shape": (1, 1, 64, 64), **figures}])
     assert "unet-2d: a network, 1x1x64x64" in text
     assert f"{figures['step_ratio']['ours']:.2f}x" in text
 

@@ -8,7 +8,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_xattnres.architectures.routing import Routing
-from nnunetv2_xattnres.catalogue import STUDIES, routings
+from nnunetv2_xattnres.catalogue import routings
 from nnunetv2_xattnres.cli import main
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.plans.files import save_plans
@@ -265,7 +265,3 @@ def test_network_of_somebody_else(folder):
     with pytest.raises(InputError, match=r"their\.Network"):
         write_plans(11)
     assert "2d_paper_unet_both" in write_plans(11, networks=["paper-unet"])  # which takes nothing from it
-
-
-def test_studies_are_the_papers():
-    assert list(STUDIES) == ["skip", "position", "init", "backbone", "table2"]

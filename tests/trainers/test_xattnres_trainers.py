@@ -66,15 +66,14 @@ def test_another_network_is_named():
         adapted(nnUNetTrainer_XAttnRes, plans_with("somewhere.MambaNet"), "2d")
 
 
-def test_variants_and_lengths_of_the_thin_trainers():
-    names = {"": "both", "_Replace": "replace", "_NoSkip": "noskip", "_EncoderOnly": "encoder",
-             "_DecoderOnly": "decoder"}  # fmt: skip
-    for suffix, variant in names.items():
-        assert getattr(trainers, f"nnUNetTrainer_XAttnRes{suffix}").variant == variant
-    for epochs in (5, 10, 50, 100, 250):
-        assert getattr(trainers, f"nnUNetTrainer_XAttnRes_{epochs}epochs").epochs == epochs
-    trial = trainers.nnUNetTrainer_XAttnRes_Trial
-    assert (trial.epochs, trial.iterations, trial.validation_iterations) == (2, 20, 5)
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [("NoSkip", "noskip"), ("EncoderOnly", "encoder"), ("DecoderOnly", "decoder"), ("Trial", "both")],
+)
+def test_a_trainer_puts_its_routing_into_stock_plans(name, variant):
+    plans = plans_with("dynamic_network_architectures.architectures.unet.PlainConvUNet")
+    rewritten = adapted(getattr(trainers, f"nnUNetTrainer_XAttnRes_{name}"), plans, "2d")
+    assert rewritten["configurations"]["2d"]["architecture"]["arch_kwargs"]["routing"] == routings()[variant]
 
 
 @pytest.fixture(scope="module")

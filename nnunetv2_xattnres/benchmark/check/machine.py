@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import platform
-from importlib import metadata
 
 import torch
 
 from nnunetv2_xattnres import __version__
-from nnunetv2_xattnres.system import available_cores
+from nnunetv2_xattnres.system import available_cores, version_of
 
 
 def describe(device: str) -> str:
@@ -36,9 +35,4 @@ def why_no_triton() -> str:
 
 
 def _version(name: str) -> str:
-    for package in (name, f"{name}-windows"):
-        try:
-            return metadata.version(package)
-        except metadata.PackageNotFoundError:
-            pass
-    return "missing"
+    return version_of(name) or version_of(f"{name}-windows") or "missing"
