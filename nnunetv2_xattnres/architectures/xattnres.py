@@ -26,7 +26,10 @@ class History:
 
     def __init__(self) -> None:
         self.entries: list[Tensor] = []
-        self._pyramids: list[list[Tensor]] = []
+        # of each entry, itself and its smaller copies
+        self.pyramids: list[list[Tensor]] = []
+        # of which all entries have a copy where they were larger, as far as a compiler knows
+        self.sizes: list[torch.Size] = []
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -37,24 +40,72 @@ class History:
     def append(self, feature: Tensor) -> None:
         """Add the output of a stage, ``[B, C, *S]``."""
         self.entries.append(feature)
-        self._pyramids.append([feature])
+        self.pyramids.append([feature])
 
     def pooled(self, index: int, size: Sequence[int]) -> Tensor:
-        """Entry ``index``, max-pooled to ``size``, computed from the smallest copy that gives the same values."""
-        pyramid = self._pyramids[index]
-        for level in reversed(pyramid):
-            if tuple(level.shape[2:]) == tuple(size):
-                return level
-            if all(have % want == 0 for have, want in zip(level.shape[2:], size, strict=True)):
-                break
-        else:
-            level = pyramid[0]
+        """Entry ``index``, max-pooled to ``size``, from its smallest copy that gives the same values."""
+        pyramid = self.pyramids[index]
+        level = _level_for(pyramid, size)
+        if tuple(level.shape[2:]) == tuple(size):
+            return level
         pyramid.append(_max_pool(level, size))
         return pyramid[-1]
 
 
+def _level_for(pyramid: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    """The copy that has ``size``, or else the smallest one that gives the same values as pooling the first one."""
+    for level in reversed(pyramid):
+        if all(have % want == 0 for have, want in zip(level.shape[2:], size, strict=True)):
+            return level
+    return pyramid[0]
+
+
 def _max_pool(feature: Tensor, size: Sequence[int]) -> Tensor:
     return kernel_for(feature).max_pool(feature, list(size))
+
+
+def _read(
+    levels: Sequence[Tensor], counts: Sequence[int], x: Tensor, weights: Sequence[Tensor], query: Tensor,
+    norm_weight: Tensor, eps: float, name: str, share: bool,
+) -> list[Tensor]:  # fmt: skip
+    """A reader as one operator that consists of others.
+
+    Args:
+        levels: The pyramids of all history entries, one after the other.
+        counts: Levels of each of them.
+        x: The current feature.
+        weights: Of the projections.
+        query: The pseudo-query.
+        norm_weight: The RMSNorm scale.
+        eps: Added to the mean square.
+        name: The kernel.
+        share: Whether other readers may want the levels, too.
+
+    Returns:
+        The mixture, and, to share, of each entry the level that it was made of.
+    """
+    kernel, features, start = _KERNELS[name], [], 0
+    for count in counts:
+        pyramid, start = levels[start : start + count], start + count
+        size = [min(have, want) for have, want in zip(pyramid[0].shape[2:], x.shape[2:], strict=True)]
+        level = _level_for(pyramid, size)
+        features.append(level if list(level.shape[2:]) == size else kernel.max_pool(level, size))
+    mixed = kernel.mix([*features, x], weights, _scaled(query, norm_weight, x), eps)
+    return [mixed, *features] if share else [mixed]
+
+
+torch.library.define(
+    "xattnres::read",
+    "(Tensor[] levels, int[] counts, Tensor x, Tensor[] weights, Tensor query, Tensor norm_weight, float eps, str name,"
+    " bool share) -> Tensor[]",
+)
+torch.library.impl("xattnres::read", "CompositeImplicitAutograd", _read)
+
+
+def _scaled(query: Tensor, norm_weight: Tensor, x: Tensor) -> Tensor:
+    """``w * g`` in float32 (or float64): folded here, so that autograd gives both their gradients."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return query.to(dtype) * norm_weight.to(dtype)
 
 
 class XAttnRes(nn.Module):
@@ -112,8 +163,30 @@ class XAttnRes(nn.Module):
         """Mix ``history`` (each ``[B, C_k, *S_k]``) and ``x`` (``[B, C, *S]``) to ``[B, C, *S]`` (eq. 8)."""
         if not self.projections:
             return x
+        if torch.compiler.is_dynamo_compiling() and _kernel_name(x) != "plain":
+            return self._as_one_node(history, x)
         features, weights = self.inputs(history, x)
         return kernel_for(x, self.query, *features).mix(features, weights, self.scaled_query(x), self.eps)
+
+    def _as_one_node(self, history: Sequence[Tensor] | History, x: Tensor) -> Tensor:
+        """The same for ``torch.compile``, which would take longest to trace the Python of :meth:`inputs`."""
+        pyramids = history.pyramids if isinstance(history, History) else [[entry] for entry in history]
+        weights = [project.weight for project in self.projections if not isinstance(project, nn.Identity)]
+        if len(pyramids) != len(self.projections):
+            raise ValueError(f"built for {len(self.projections)} history entries, called with {len(pyramids)}")
+        levels, counts = [], []
+        for pyramid in pyramids:
+            levels += pyramid
+            counts.append(len(pyramid))
+        share = isinstance(history, History) and x.shape[2:] not in history.sizes
+        mixed, *features = torch.ops.xattnres.read(
+            levels, counts, x, weights, self.query, self.norm_weight, self.eps, _kernel_name(x), share
+        )
+        if share:
+            history.sizes.append(x.shape[2:])
+            for pyramid, feature in zip(pyramids, features, strict=True):
+                pyramid.append(feature)
+        return mixed
 
     def routing_weights(self, history: Sequence[Tensor] | History, x: Tensor) -> Tensor:
         """The softmax weights (eq. 7), ``[B, K+1, *S]`` in float32: the history's entries in order, then ``x``."""
@@ -137,9 +210,8 @@ class XAttnRes(nn.Module):
         return total
 
     def scaled_query(self, x: Tensor) -> Tensor:
-        """``w * g`` in float32 (or float64); autograd computes the gradients of both from this product."""
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        return self.query.to(dtype) * self.norm_weight.to(dtype)
+        """The pseudo-query times the RMSNorm scale, in float32 (or float64)."""
+        return _scaled(self.query, self.norm_weight, x)
 
     def inputs(self, history: Sequence[Tensor] | History, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """All entries, pooled if they are larger than ``x`` (eq. 4), then ``x``; and the weights of the projections."""
@@ -287,7 +359,11 @@ def kernel_for(*tensors: Tensor) -> Kernel:
         torch.jit.is_tracing() or _is_exporting() or any(forward_ad.unpack_dual(x).tangent is not None for x in tensors)
     ):
         return _KERNELS["plain"]
-    return _KERNELS[_forced_kernel or _DEFAULT_KERNELS.get(tensors[0].device.type, "plain")]
+    return _KERNELS[_kernel_name(tensors[0])]
+
+
+def _kernel_name(x: Tensor) -> str:
+    return _forced_kernel or _DEFAULT_KERNELS.get(x.device.type, "plain")
 
 
 def _initial_query(channels: int, query_init: str) -> Tensor:

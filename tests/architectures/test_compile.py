@@ -6,6 +6,7 @@ On a CPU that form computes in plain torch, behind the same operators.
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nnunetv2_xattnres import catalogue
 from nnunetv2_xattnres.architectures import (
@@ -92,11 +93,21 @@ def test_every_network_and_variant_is_one_graph(training, network, variant):
     with torch.set_grad_enabled(training):
         outputs = torch.compile(network, fullgraph=True, backend=backend)(x)
     (graph,) = graphs
-    assert sum("mix_cuda" in target for target in graph) == readers_of(network)
+    assert sum("xattnres.read" in target for target in graph) == readers_of(network)
     assert not any("autocast" in target for target in graph)
     if training:
         sum(output.square().mean() for output in outputs).backward()
         assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
+
+
+class Pooled(TorchDispatchMode):
+    """Counts poolings of history entries."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.xattnres.max_pool_cuda.default
+        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.slow
@@ -104,11 +115,12 @@ def test_every_network_and_variant_is_one_graph(training, network, variant):
 def test_the_backward_pass_is_one_graph_with_one_operator_per_reader(network):
     network, x = build(network, "both")
     network.train()
-    backwards = []
+    backwards, pooled = [], []
 
     def backend(graph, inputs):
         def count(part, _):
             backwards.append(sum("mix_cuda_backward" in str(node.target) for node in part.graph.nodes))
+            pooled.append(sum("max_pool_cuda." in str(node.target) for node in part.graph.nodes))
             return part.forward
 
         return torch._dynamo.backends.common.aot_autograd(fw_compiler=count, bw_compiler=count)(graph, inputs)
@@ -116,4 +128,7 @@ def test_the_backward_pass_is_one_graph_with_one_operator_per_reader(network):
     outputs = torch.compile(network, fullgraph=True, backend=backend)(x)
     sum(output.square().mean() for output in outputs).backward()
     assert backwards == [0, readers_of(network)]
+    with Pooled() as eager:
+        network(x)
+    assert pooled == [eager.count, 0]  # readers share what is pooled
     assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []

@@ -1,44 +1,39 @@
-"""XAttnRes on a GPU: smaller entries are enlarged by matrix products, and Triton kernels mix.
+"""XAttnRes on a GPU: with Triton as ``triton_reader.py`` says, and otherwise in plain torch.
 
-Works on some images at a time, so that enlarged entries, which are made again in the backward pass, stay small. Where
-Triton is missing, and on a CPU without Triton's interpreter, the mixture is plain torch on entries of full size.
+Where Triton is missing, and on a CPU without Triton's interpreter, the mixture is plain torch on entries of full size,
+which matrix products enlarge. It works on some images at a time, so that enlarged entries, which are made again in the
+backward pass, stay small.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from itertools import pairwise
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from nnunetv2_xattnres.architectures.kernels import aggregation, matrices
 from nnunetv2_xattnres.architectures.kernels.available import triton_kernels
-from nnunetv2_xattnres.architectures.kernels.operators import memory_format_of
 
-ALIGNMENT = 16  # bytes that the kernels load at once
 CHUNK_BYTES = 1 << 28  # of one entry at full size; the images that are worked on together
 
 
 def forward(features: Sequence[Tensor], weights: Sequence[Tensor], query: Tensor, eps: float) -> Tensor:
     """The mixture, like the last of ``features``; see :func:`operators.define_mix`."""
+    if not features[-1].numel():
+        return torch.empty_like(features[-1])
+    dtype = _dtype_of(features)
+    kernels = _kernels_for(features, dtype)
+    if kernels is not None:
+        return kernels.forward(features, weights, query, eps, dtype)
     out = torch.empty_like(features[-1])
-    if not out.numel():
-        return out
-    call = _Call(features, weights, query)
+    call = _Call(features, weights, query, dtype)
     for images in call.chunks:
-        part = out if images is None else out[images]
-        entries = call.entries(images)
-        if call.triton is None:
-            part.copy_(_to_feature(aggregation.mix(entries, call.query, eps), call.size))
-            continue
-        direct = call.fits(part)
-        mixed = part if direct else torch.empty_like(entries[-1])
-        full, small = call.split(entries)
-        call.triton.mix([_plane(entry) for entry in full], small, call.heights, call.query, eps, _plane(mixed))
-        if not direct:
-            part.copy_(mixed)
+        out[images].copy_(_to_feature(aggregation.mix(call.entries(images), call.query, eps), call.size))
     return out
 
 
@@ -46,31 +41,25 @@ def backward(
     grad: Tensor, features: Sequence[Tensor], weights: Sequence[Tensor], query: Tensor, eps: float
 ) -> list[Tensor]:
     """The gradients of ``query``, of each feature and of each weight."""
-    call = _Call(features, weights, query)
-    chunks = list(call.chunks) if grad.numel() else []
-    of_features: list[Tensor | None] = [None] * len(features)
-    if chunks != [None]:
-        of_features = [torch.empty_like(feature) for feature in features]
+    if not grad.numel():
+        return [torch.zeros_like(tensor) for tensor in (query, *features, *weights)]
+    dtype = _dtype_of(features)
+    kernels = _kernels_for(features, dtype)
+    if kernels is not None:
+        return kernels.backward(grad, features, weights, query, eps, dtype)
+    call = _Call(features, weights, query, dtype)
+    of_features = [torch.empty_like(feature) for feature in features]
     of_query = torch.zeros_like(call.query)
     of_weights = [torch.zeros_like(weight, dtype=call.query.dtype) for weight in call.weights]
-    for images in chunks:
+    for images in call.chunks:
         entries = call.entries(images)
-        upstream = (grad if images is None else grad[images]).to(call.dtype)
-        if call.triton is None:
-            part, gradients = aggregation.differentiate(entries, call.query, eps, matrices.to_pixels(upstream))
-        else:
-            part, gradients = call.differentiate(entries, eps, upstream)
+        upstream = matrices.to_pixels(grad[images].to(dtype))
+        part, gradients = aggregation.differentiate(entries, call.query, eps, upstream)
         entries.clear()
         of_query += part
         for index, gradient in enumerate(gradients):
-            own = call.back_to_feature(index, gradient, images, of_weights)
-            if images is not None:
-                of_features[index][images] = own
-            elif own.dtype == features[index].dtype and own.stride() == torch.empty_like(features[index]).stride():
-                of_features[index] = own
-            else:
-                of_features[index] = torch.empty_like(features[index]).copy_(own)
-            gradients[index] = own = gradient = None  # frees what is not needed any more
+            of_features[index][images] = call.back_to_feature(index, gradient, images, of_weights)
+            gradients[index] = gradient = None  # frees what is not needed any more
     return [
         of_query.to(query.dtype),
         *of_features,
@@ -78,107 +67,60 @@ def backward(
     ]
 
 
+def _dtype_of(features: Sequence[Tensor]) -> torch.dtype:
+    """The widest one."""
+    return reduce(torch.promote_types, {feature.dtype for feature in features})
+
+
+def _kernels_for(features: Sequence[Tensor], dtype: torch.dtype) -> ModuleType | None:
+    return triton_kernels("triton_reader", features[-1], lambda kernels: kernels.takes(features, dtype))
+
+
 class _Call:
     """The features of one call, and how they become entries."""
 
-    def __init__(self, features: Sequence[Tensor], weights: Sequence[Tensor], query: Tensor) -> None:
+    def __init__(
+        self, features: Sequence[Tensor], weights: Sequence[Tensor], query: Tensor, dtype: torch.dtype
+    ) -> None:
         last = features[-1]
         self.features = features
-        self.dtype = last.dtype
-        for feature in features:
-            self.dtype = torch.promote_types(self.dtype, feature.dtype)
-        self.query = query.to(torch.promote_types(torch.promote_types(self.dtype, torch.float32), query.dtype))
-        self.query = self.query.contiguous()
-        self.weights = [weight.flatten(1).to(self.dtype) for weight in weights]
+        self.dtype = dtype
+        self.query = query.to(torch.promote_types(torch.promote_types(dtype, torch.float32), query.dtype))
+        self.weights = [weight.flatten(1).to(dtype) for weight in weights]
         projected = [index for index, feature in enumerate(features) if feature.shape[1] != last.shape[1]]
         self.weight_of = {index: number for number, index in enumerate(projected)}
         self.size = tuple(last.shape[2:])
         self.sizes = [tuple(feature.shape[2:]) for feature in features]
-        self.triton = triton_kernels("triton_kernels", last)
-        # The Triton kernels interpolate along the first axis themselves.
-        rows = [self.size[0] if self.triton is None else size[0] for size in self.sizes]
-        self.enlarged = [(row, *self.size[1:]) for row in rows]
-        self.format = memory_format_of(last)
-        self.full = [index for index, size in enumerate(self.sizes) if size == self.size]
-        # The smaller ones with most work per row come first.
-        self.small = sorted((set(range(len(features))) - set(self.full)), key=lambda index: (self.sizes[index], index))
-        self.heights = tuple(self.sizes[index][0] for index in self.small)
 
     @property
-    def chunks(self) -> Iterator[slice | None]:
-        """Images that are worked on together; ``None`` for all of them."""
+    def chunks(self) -> Iterator[slice]:
+        """Images that are worked on together."""
         batch, *shape = self.features[-1].shape
         images = max(1, CHUNK_BYTES // max(1, math.prod(shape) * self.dtype.itemsize))
         parts = -(-batch // images)  # of about the same size
-        if parts == 1:
-            return iter((None,))
         ends = [batch * part // parts for part in range(parts + 1)]
         return (slice(start, stop) for start, stop in pairwise(ends))
 
-    def entries(self, images: slice | None) -> list[Tensor]:
-        """Every feature projected and enlarged (eq. 4).
-
-        For the Triton kernels, those of full size are ``[B, C, *S]`` in the output's order in memory. All others are
-        ``[B, P, C]``.
-        """
+    def entries(self, images: slice) -> list[Tensor]:
+        """Every feature projected and enlarged (eq. 4), ``[B, P, C]``."""
         entries = []
         for index, feature in enumerate(self.features):
-            part = (feature if images is None else feature[images]).to(self.dtype)
+            part = feature[images].to(self.dtype)
             weight = self.weights[self.weight_of[index]] if index in self.weight_of else None
-            if self.triton is not None and self.sizes[index] == self.size:
-                part = part.contiguous(memory_format=self.format)
-                entries.append(_aligned(part if weight is None else matrices.project_like(part, weight)))
-                continue
             pixels = matrices.to_pixels(part) if weight is None else matrices.project(part, weight)
-            entries.append(_aligned(matrices.enlarge(pixels, self.sizes[index], self.enlarged[index])))
+            entries.append(matrices.enlarge(pixels, self.sizes[index], self.size))
         return entries
 
-    def split(self, entries: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Those of full size, and the smaller ones in the order of ``heights``."""
-        return [entries[index] for index in self.full], [entries[index] for index in self.small]
-
-    def fits(self, x: Tensor) -> bool:
-        """Whether a kernel can read or write ``x`` where it lies."""
-        return x.dtype == self.dtype and x.is_contiguous(memory_format=self.format) and x.data_ptr() % ALIGNMENT == 0
-
-    def differentiate(self, entries: Sequence[Tensor], eps: float, grad: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Gradients of the query and the entries."""
-        full, small = self.split(entries)
-        full_gradients = [torch.empty_like(entry) for entry in full]
-        grad = _aligned(grad.contiguous(memory_format=self.format))
-        of_query, small_gradients = self.triton.differentiate(
-            [_plane(entry) for entry in full], small, self.heights, self.query, eps, _plane(grad),
-            [_plane(gradient) for gradient in full_gradients],
-        )  # fmt: skip
-        gradients = dict(zip([*self.full, *self.small], [*full_gradients, *small_gradients], strict=True))
-        return of_query, [gradients[index] for index in range(len(entries))]
-
-    def back_to_feature(
-        self, index: int, gradient: Tensor, images: slice | None, of_weights: Sequence[Tensor]
-    ) -> Tensor:
+    def back_to_feature(self, index: int, gradient: Tensor, images: slice, of_weights: Sequence[Tensor]) -> Tensor:
         """Bring the gradient of an entry down to the feature's size and width; add that of the weight."""
-        if gradient.ndim != 3:  # already like the feature
-            if index not in self.weight_of:
-                return gradient
-            gradient = matrices.to_pixels(gradient)
-        gradient = matrices.reduce(gradient, self.sizes[index], self.enlarged[index])
+        gradient = matrices.reduce(gradient, self.sizes[index], self.size)
         if index not in self.weight_of:
             return _to_feature(gradient, self.sizes[index])
         number = self.weight_of[index]
-        feature = self.features[index] if images is None else self.features[index][images]
-        own, weight_gradient = matrices.project_backward(gradient, feature, self.weights[number])
+        own, weight_gradient = matrices.project_backward(gradient, self.features[index][images], self.weights[number])
         of_weights[number].add_(weight_gradient)
         return own
 
 
 def _to_feature(pixels: Tensor, size: Sequence[int]) -> Tensor:
     return pixels.transpose(1, 2).unflatten(2, size)
-
-
-def _plane(x: Tensor) -> Tensor:
-    """``[B, C, *S]`` as ``[B, C, H, R]``."""
-    return x if x.ndim == 4 else x.flatten(3)
-
-
-def _aligned(x: Tensor) -> Tensor:
-    return x if x.data_ptr() % ALIGNMENT == 0 else x.clone()

@@ -67,13 +67,6 @@ def project(feature: Tensor, weight: Tensor) -> Tensor:
     return torch.matmul(feature.flatten(2).transpose(1, 2), weight.t())
 
 
-def project_like(feature: Tensor, weight: Tensor) -> Tensor:
-    """The same as ``[B, C, *S]``, in the feature's order in memory."""
-    if feature.is_contiguous():
-        return torch.matmul(weight, feature.flatten(2)).unflatten(2, feature.shape[2:])
-    return project(feature, weight).transpose(1, 2).unflatten(2, feature.shape[2:])
-
-
 def project_backward(gradient: Tensor, feature: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients of :func:`project`: of the feature, in its order in memory, and of the weight, in float32."""
     pixels = feature.flatten(2).transpose(1, 2).to(gradient.dtype)

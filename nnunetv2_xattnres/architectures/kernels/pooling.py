@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +19,8 @@ aten = torch.ops.aten
 def max_pool(feature: Tensor, size: Sequence[int]) -> Tensor:
     """Adaptive max pooling of ``[B, C, *S]`` to ``[B, C, *size]``."""
     window, layout = _window(feature, size), memory_format_of(feature)
-    kernels = triton_kernels("triton_pooling", feature)
-    if kernels is None or window is None or feature.numel() > kernels.MAX_ELEMENTS:
+    kernels = _kernels_for(feature, window)
+    if kernels is None:
         return max_pool_plain(feature, size).contiguous(memory_format=layout)
     feature = feature.contiguous(memory_format=layout)
     out = torch.empty((*feature.shape[:2], *size), dtype=feature.dtype, device=feature.device, memory_format=layout)
@@ -30,13 +31,19 @@ def max_pool(feature: Tensor, size: Sequence[int]) -> Tensor:
 def max_pool_backward(feature: Tensor, grad: Tensor) -> Tensor:
     """The gradient of ``feature``: that of each window goes to the first of its maxima."""
     window, layout = _window(feature, grad.shape[2:]), memory_format_of(feature)
-    kernels = triton_kernels("triton_pooling", feature)
-    if kernels is None or window is None or feature.numel() > kernels.MAX_ELEMENTS:
+    kernels = _kernels_for(feature, window)
+    if kernels is None:
         return _max_pool_backward(feature, grad, window).contiguous(memory_format=layout)
     feature, grad = feature.contiguous(memory_format=layout), grad.contiguous(memory_format=layout)
     gradient = torch.empty_like(feature)
     kernels.max_pool_backward(feature, grad, gradient, window)
     return gradient
+
+
+def _kernels_for(feature: Tensor, window: Sequence[int] | None) -> ModuleType | None:
+    return triton_kernels(
+        "triton_pooling", feature, lambda kernels: window is not None and feature.numel() <= kernels.MAX_ELEMENTS
+    )
 
 
 def _window(feature: Tensor, size: Sequence[int]) -> list[int] | None:

@@ -1,64 +1,32 @@
 """The mixture of XAttnRes (eq. 5 to 8) and its gradients as three Triton kernels for an NVIDIA GPU.
 
-The output has ``H`` rows (the first spatial axis) and ``R`` columns (the other axes, flattened). Every entry has all
-columns. An entry with fewer rows is interpolated along the rows inside the kernels, from the two rows next to each
-output row. Such entries lie in memory with the channels of a pixel side by side, ``[B, h, R, C]``. Entries of full
-size and the output may also be contiguous, ``[B, C, H, R]``.
+The output has ``H`` rows (the first spatial axis) of ``MIDDLE`` lines (the second of three axes; one in 2D) of ``W``
+pixels. An entry may have fewer rows and shorter lines: it is interpolated along both inside the kernels, from the four
+pixels next to each output pixel. Such entries lie in memory with the channels of a pixel side by side,
+``[B, h, MIDDLE, w, C]``. Entries of full size, the output, and all gradients may also be contiguous, with the channels
+outside.
 
 Three rules keep the kernels fast:
 
 * The entries are a loop, not an unrolled sequence, so that no entry is loaded ahead and nothing spills. Therefore the
-  addresses of the entries come from a table in device memory, which :func:`_write_table` fills without a copy from the
-  host.
+  addresses of the entries come from a table in device memory.
 * A program holds all channels of a few pixels. So sums over channels stay within a few threads.
 * The gradient of a smaller entry is never written at full size. It is ``a G + b q + c V`` per pixel, with three
   numbers per pixel and entry. :func:`_gradient_kernel` writes what these follow from, and :func:`_narrow_kernel` sums
   over the output rows that read a row of the entry. No atomics: the same sums in every run.
-
-With ``TRITON_INTERPRET=1`` set before this module is imported, the kernels run on a CPU, slowly. The tests do that.
 """
 # ruff: noqa: ANN001, ANN202 - Triton functions: the arguments are pointers, tiles and compile-time constants
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-from inspect import signature
 from typing import Any
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-TABLE_STEP = 16  # addresses that one launch writes
-
-
-@triton.jit
-def _write_table(table, p0, p1, p2, p3, p4, p5, p6, p7, p8, p9, p10, p11, p12, p13, p14, p15):
-    """Write the addresses of 16 tensors; arguments instead of a tuple, which older Tritons do not know."""
-    tl.store(table, p0.to(tl.int64))
-    tl.store(table + 1, p1.to(tl.int64))
-    tl.store(table + 2, p2.to(tl.int64))
-    tl.store(table + 3, p3.to(tl.int64))
-    tl.store(table + 4, p4.to(tl.int64))
-    tl.store(table + 5, p5.to(tl.int64))
-    tl.store(table + 6, p6.to(tl.int64))
-    tl.store(table + 7, p7.to(tl.int64))
-    tl.store(table + 8, p8.to(tl.int64))
-    tl.store(table + 9, p9.to(tl.int64))
-    tl.store(table + 10, p10.to(tl.int64))
-    tl.store(table + 11, p11.to(tl.int64))
-    tl.store(table + 12, p12.to(tl.int64))
-    tl.store(table + 13, p13.to(tl.int64))
-    tl.store(table + 14, p14.to(tl.int64))
-    tl.store(table + 15, p15.to(tl.int64))
-
-
-@triton.jit
-def _entry(table, index, like):
-    """The pointer of an entry, of the type of ``like``."""
-    return tl.multiple_of(tl.load(table + index).to(like.dtype), 16)
+from nnunetv2_xattnres.architectures.kernels.triton_launch import Tile, _entry, launch
 
 
 @triton.jit
@@ -96,18 +64,43 @@ def _load(
 
 
 @triton.jit
-def _load_between(pointer, row, column, inside, channel, present, height, H, R, C: tl.constexpr, dtype: tl.constexpr):
-    """The same of a smaller entry, interpolated along the rows (align_corners=False).
+def _near(index, size, target, dtype: tl.constexpr):
+    """The two of ``size`` that are next to ``index`` of ``target`` (align_corners=False), and the share of the second.
 
-    The position of an output row among the entry's rows is ``position / (2 H)``, in whole numbers and so exact.
+    The position is ``position / (2 target)``, in whole numbers and so exact.
     """
-    position = tl.maximum((2 * row + 1) * height - H, 0)
-    upper = tl.minimum(position // (2 * H), height - 1)
-    lower = tl.minimum(upper + 1, height - 1)
-    far = (position - upper * (2 * H)).to(dtype) / (2 * H)
-    above = _load(pointer, upper, column, inside, channel, present, height, R, C, True, dtype)
-    below = _load(pointer, lower, column, inside, channel, present, height, R, C, True, dtype)
-    return above + far[:, None] * (below - above)
+    position = tl.maximum((2 * index + 1) * size - target, 0)
+    before = tl.minimum(position // (2 * target), size - 1)
+    return before, tl.minimum(before + 1, size - 1), (position - before * (2 * target)).to(dtype) / (2 * target)
+
+
+@triton.jit
+def _load_across(
+    pointer, row, line, before, after, far, inside, channel, present, height, width, MIDDLE, C: tl.constexpr,
+    dtype: tl.constexpr,
+):  # fmt: skip
+    """Pixels of one row of a smaller entry, interpolated along its lines."""
+    R = MIDDLE * width
+    left = _load(pointer, row, line * width + before, inside, channel, present, height, R, C, True, dtype)
+    right = _load(pointer, row, line * width + after, inside, channel, present, height, R, C, True, dtype)
+    return left + far[:, None] * (right - left)
+
+
+@triton.jit
+def _load_between(
+    pointer, row, column, inside, channel, present, height, width, H, MIDDLE, W, C: tl.constexpr, dtype: tl.constexpr
+):
+    """The same, interpolated along the rows as well."""
+    line = column // W
+    before, after, far = _near(column % W, width, W, dtype)
+    upper, lower, down = _near(row, height, H, dtype)
+    above = _load_across(
+        pointer, upper, line, before, after, far, inside, channel, present, height, width, MIDDLE, C, dtype
+    )
+    below = _load_across(
+        pointer, lower, line, before, after, far, inside, channel, present, height, width, MIDDLE, C, dtype
+    )
+    return above + down[:, None] * (below - above)
 
 
 @triton.jit
@@ -119,10 +112,11 @@ def _attend(value, query, eps, C: tl.constexpr):
 
 @triton.jit(do_not_specialize=["H", "FULL", "SMALL"])
 def _mix_kernel(
-    table, heights, query_ptr, out_ptr, eps, H, R, FULL, SMALL,
+    table, sizes, query_ptr, out_ptr, eps, H, MIDDLE, W, FULL, SMALL,
     C: tl.constexpr, CHANNELS_LAST: tl.constexpr, BLOCK_C: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Write the mixture. ``table``: FULL entries of full size, then SMALL smaller ones."""
+    """Write the mixture. ``table``: FULL entries of full size, then SMALL smaller ones of these ``sizes``."""
+    R = MIDDLE * W
     row, column, inside = _tile(H, R, ROWS, COLUMNS)
     channel, present = _channels(C, BLOCK_C)
     query = tl.load(query_ptr + channel, mask=present, other=0.0)
@@ -135,8 +129,9 @@ def _mix_kernel(
         if index < FULL:
             value = _load(pointer, row, column, inside, channel, present, H, R, C, CHANNELS_LAST, dtype)
         else:
-            height = tl.load(heights + index - FULL)
-            value = _load_between(pointer, row, column, inside, channel, present, height, H, R, C, dtype)
+            size = sizes + 2 * (index - FULL)
+            height, width = tl.load(size), tl.load(size + 1)
+            value = _load_between(pointer, row, column, inside, channel, present, height, width, H, MIDDLE, W, C, dtype)
         logit, _rstd = _attend(value, query, eps, C)
         new_largest = tl.maximum(largest, logit)
         decay = tl.exp(largest - new_largest)
@@ -149,17 +144,19 @@ def _mix_kernel(
     tl.store(out_ptr + offsets, mixed.to(out_ptr.dtype.element_ty), mask=inside[:, None] & present)
 
 
-@triton.jit(do_not_specialize=["H", "FULL", "SMALL"])
+@triton.jit(do_not_specialize=["H", "FULL", "SMALL", "GRADIENTS"])
 def _gradient_kernel(
-    table, heights, query_ptr, grad_ptr, softmax_ptr, small_ptr, partial_ptr, eps, H, R, FULL, SMALL,
+    table, sizes, query_ptr, grad_ptr, softmax_ptr, small_ptr, partial_ptr, eps, H, MIDDLE, W, FULL, SMALL, GRADIENTS,
     C: tl.constexpr, CHANNELS_LAST: tl.constexpr, BLOCK_C: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Write the gradients of the FULL entries of full size, and what those of the smaller ones follow from.
 
-    ``table`` holds the entries as in :func:`_mix_kernel`, then the FULL gradients. ``softmax_ptr``, ``[2, B, H R]``:
-    the logarithm of the softmax's sum, and the mean of <G, V> under its weights. ``small_ptr``, ``[SMALL, 3, B, H R]``:
-    logit, 1/rms and <G, V>. ``partial_ptr``, ``[programs, C]``: the FULL entries' part of the query's gradient.
+    ``table`` holds the entries as in :func:`_mix_kernel`, and from GRADIENTS on their gradients in the same order.
+    R is the pixels of a row. ``softmax_ptr``, ``[2, B, H R]``: the logarithm of the softmax's sum, and the mean of
+    <G, V> under its weights. ``small_ptr``, ``[SMALL, 3, B, H R]``: logit, 1/rms and <G, V>. ``partial_ptr``,
+    ``[programs, C]``: the FULL entries' part of the query's gradient.
     """
+    R = MIDDLE * W
     row, column, inside = _tile(H, R, ROWS, COLUMNS)
     channel, present = _channels(C, BLOCK_C)
     query = tl.load(query_ptr + channel, mask=present, other=0.0)
@@ -176,8 +173,9 @@ def _gradient_kernel(
         if index < FULL:
             value = _load(pointer, row, column, inside, channel, present, H, R, C, CHANNELS_LAST, dtype)
         else:
-            height = tl.load(heights + index - FULL)
-            value = _load_between(pointer, row, column, inside, channel, present, height, H, R, C, dtype)
+            size = sizes + 2 * (index - FULL)
+            height, width = tl.load(size), tl.load(size + 1)
+            value = _load_between(pointer, row, column, inside, channel, present, height, width, H, MIDDLE, W, C, dtype)
         logit, rstd = _attend(value, query, eps, C)
         agreement = tl.sum(grad * value, 1)
         if index >= FULL:
@@ -207,7 +205,7 @@ def _gradient_kernel(
         along_value = -along_query * logit * rstd / C
         query_gradient += tl.sum(value * along_query[:, None], 0)
         gradient = grad * weight[:, None] + query * along_query[:, None] + value * along_value[:, None]
-        target = _entry(table, FULL + SMALL + index, grad_ptr)
+        target = _entry(table, GRADIENTS + index, grad_ptr)
         offsets = _offsets(row, column, channel, H, R, C, CHANNELS_LAST)
         tl.store(target + offsets, gradient.to(grad_ptr.dtype.element_ty), mask=inside[:, None] & present)
     program = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
@@ -215,27 +213,29 @@ def _gradient_kernel(
     tl.store(partial_ptr + program * C + each, query_gradient, mask=each < C)
 
 
-@triton.jit(do_not_specialize=["H", "FULL", "SMALL"])
+@triton.jit(do_not_specialize=["H", "FULL", "SMALL", "GRADIENTS"])
 def _narrow_kernel(
-    table, heights, query_ptr, grad_ptr, softmax_ptr, small_ptr, partial_ptr, H, R, FULL, SMALL,
+    table, sizes, query_ptr, grad_ptr, softmax_ptr, small_ptr, partial_ptr, H, MIDDLE, W, FULL, GRADIENTS,
     C: tl.constexpr, CHANNELS_LAST: tl.constexpr, BLOCK_C: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Write the gradients of the smaller entries: a program sums over the output rows that read a row of an entry.
 
-    ``table`` holds FULL entries, SMALL entries, FULL gradients, SMALL gradients.
+    ``table`` holds FULL entries and the smaller ones, and from GRADIENTS on their gradients in the same order.
+    ``sizes``: rows and pixels of a line of each smaller entry. The gradients have the output's lines.
     With w the interpolation weight of an output row, and V its value, itself a blend of three rows of the entry, the
     sum of w (a G + b q + c V) needs one product per element, w a G. The rest is done once, after the loop.
     """
+    R = MIDDLE * W
     across = tl.cdiv(R, COLUMNS)
     none = tl.zeros([COLUMNS], tl.int32)
     column = tl.program_id(0) % across * COLUMNS + tl.arange(0, COLUMNS)
     row = tl.program_id(0) // across  # among those of all smaller entries; the ones with most work come first
     index = 0
-    height = tl.load(heights)
+    height = tl.load(sizes)
     while row >= height:
         row -= height
         index += 1
-        height = tl.load(heights + index)
+        height = tl.load(sizes + 2 * index)
     inside = column < R
     channel, present = _channels(C, BLOCK_C)
     query = tl.load(query_ptr + channel, mask=present, other=0.0)
@@ -277,24 +277,26 @@ def _narrow_kernel(
     gradient += query * (above_q + same_q + below_q)[:, None]
     query_gradient = tl.zeros([BLOCK_C], dtype)
     pointer = _entry(table, FULL + index, grad_ptr)
+    width = tl.load(sizes + 2 * index + 1)
+    line = column // W
+    before, after, far = _near(column % W, width, W, dtype)
     for step in range(-1, 2):
         neighbour = tl.minimum(tl.maximum(row + step, 0), height - 1)  # beyond the ends the weights are zero
-        offsets = _offsets(neighbour + none, column, channel, height, R, C, True)
-        value = tl.load(pointer + offsets, mask=inside[:, None] & present, other=0.0).to(dtype)
+        value = _load_across(
+            pointer, neighbour + none, line, before, after, far, inside, channel, present, height, width, MIDDLE, C,
+            dtype,
+        )  # fmt: skip
         along_query = tl.where(step < 0, above_q, tl.where(step == 0, same_q, below_q))
         along_value = tl.where(step < 0, above_v, tl.where(step == 0, same_v, below_v))
         query_gradient += tl.sum(value * along_query[:, None], 0)
         gradient += value * along_value[:, None]
-    target = _entry(table, 2 * FULL + SMALL + index, grad_ptr)
-    offsets = _offsets(row + none, column, channel, height, R, C, True)
+    target = _entry(table, GRADIENTS + FULL + index, grad_ptr)
+    offsets = _offsets(row + none, column, channel, height, R, C, CHANNELS_LAST)
     tl.store(target + offsets, gradient.to(grad_ptr.dtype.element_ty), mask=inside[:, None] & present)
     program = image * tl.num_programs(0) + tl.program_id(0)
     each = tl.arange(0, BLOCK_C)
     tl.store(partial_ptr + program * C + each, query_gradient, mask=each < C)
 
-
-# What triton.jit returns depends on TRITON_INTERPRET at the time of import
-INTERPRETED = not isinstance(_mix_kernel, triton.runtime.JITFunction)
 
 # Tiles to choose from on the user's card: values per program, rows of pixels, warps. The first one is the default.
 # None of them spills on sm_80, sm_89 and sm_90: tests/architectures/kernels/test_kernel_report.py
@@ -302,13 +304,21 @@ TILES = ((2048, 1, 4), (1024, 1, 4))
 NARROW_TILES = ((2048, 1, 2), (4096, 1, 4))
 
 
-def tiles_for(kernel: Any, channels_last: bool) -> tuple[tuple[int, int, int], ...]:
-    """The tiles to choose from."""
-    if kernel is _narrow_kernel:
-        return NARROW_TILES
+def tiles_for(kernel: Any, block: int, channels_last: bool) -> tuple[Tile, ...]:
+    """The tiles to choose from, for so many channels."""
+    values_rows_warps = NARROW_TILES if kernel is _narrow_kernel else TILES
     if kernel is _gradient_kernel and not channels_last:
-        return TILES[:1]  # the second one spills on sm_89
-    return TILES
+        values_rows_warps = TILES[:1]  # the second one spills on sm_89
+    return tuple(dict.fromkeys(_tile_of(kernel, block, *tile) for tile in values_rows_warps))
+
+
+def _tile_of(kernel: Any, block: int, values: int, rows: int, warps: int) -> Tile:
+    """A tile of about so many values."""
+    pixels = max(values // block, 1)
+    if kernel is _narrow_kernel:
+        return Tile(warps, COLUMNS=pixels)
+    rows = min(rows, pixels)
+    return Tile(warps, ROWS=rows, COLUMNS=pixels // rows)
 
 
 def block_of(channels: int) -> int:
@@ -316,121 +326,95 @@ def block_of(channels: int) -> int:
     return triton.next_power_of_2(channels)
 
 
-def tile_of(block: int, values: int, rows: int) -> dict[str, int]:
-    """Rows and columns of pixels in a tile of about so many values."""
-    pixels = max(values // block, 1)
-    rows = min(rows, pixels)
-    return {"ROWS": rows, "COLUMNS": pixels // rows}
+def _programs(rows: int, columns: int, tile: dict[str, int]) -> int:
+    return triton.cdiv(rows, tile.get("ROWS", 1)) * triton.cdiv(columns, tile["COLUMNS"])
 
 
-def sizes_of(kernel: Any, block: int, tile: tuple[int, int, int]) -> dict[str, int]:
-    """What a kernel must know of a tile at compile time."""
-    values, rows, _warps = tile
-    sizes = tile_of(block, values, rows)
-    return {"COLUMNS": sizes["COLUMNS"]} if kernel is _narrow_kernel else sizes
-
-
-@lru_cache(maxsize=64)
-def _tuned(kernel: Any, block: int, channels_last: bool) -> Any:
-    """The kernel, to be tuned once per card, width and dtype; newer Tritons keep the result on disk."""
-    tiles = tiles_for(kernel, channels_last)
-    configs = [triton.Config(sizes_of(kernel, block, tile), num_warps=tile[2]) for tile in tiles]
-    unique = list({str(config): config for config in configs}.values())
-    more = {"cache_results": True} if "cache_results" in signature(triton.autotune).parameters else {}
-    # Each tile fills as much of the partial sums as it has programs: what the tiles that were tried left must go.
-    partial = [name for name in kernel.arg_names if name == "partial_ptr"]
-    return triton.autotune(unique, key=["C", "CHANNELS_LAST"], do_bench=_bench, reset_to_zero=partial, **more)(kernel)
-
-
-def _bench(call: Any, quantiles: Sequence[float]) -> list[float]:
-    return triton.testing.do_bench(call, warmup=3, rep=15, quantiles=quantiles)
-
-
-def _launch(kernel: Any, grid: Any, *arguments: Any, like: Tensor) -> None:
-    """Run a kernel with the best tile; with the default one where nothing can be timed."""
+def _launch(
+    kernel: Any, arguments: Sequence[Any], batch: int, rows: int, columns: int, like: Tensor, last: bool
+) -> int:
+    """Run a kernel on so many rows of pixels; returns the number of programs."""
     channels = like.shape[1]
     block = block_of(channels)
-    channels_last = not like.is_contiguous()
-    constants = {"C": channels, "CHANNELS_LAST": channels_last, "BLOCK_C": block}
-    if INTERPRETED or torch.cuda.is_current_stream_capturing():
-        tile = tiles_for(kernel, channels_last)[0]
-        kernel[grid](*arguments, **constants, **sizes_of(kernel, block, tile), num_warps=tile[2])
-    else:
-        _tuned(kernel, block, channels_last)[grid](*arguments, **constants)
-
-
-def _table(tensors: Sequence[Tensor]) -> Tensor:
-    """The addresses of ``tensors`` in device memory."""
-    table = torch.empty(triton.cdiv(len(tensors), TABLE_STEP) * TABLE_STEP, dtype=torch.int64, device=tensors[0].device)
-    for start in range(0, len(tensors), TABLE_STEP):
-        some = list(tensors[start : start + TABLE_STEP])
-        some += [some[-1]] * (TABLE_STEP - len(some))
-        _write_table[(1,)](table[start:], *some, num_warps=1)
-    return table
-
-
-@lru_cache(maxsize=256)
-def _heights(heights: tuple[int, ...], device: torch.device) -> Tensor:
-    return torch.tensor(heights, dtype=torch.int32, device=device)
+    constants = {"C": channels, "CHANNELS_LAST": last, "BLOCK_C": block}
+    tile = launch(
+        kernel,
+        tiles_for(kernel, block, last),
+        lambda tile: (_programs(rows, columns, tile), batch),
+        arguments,
+        constants,
+        like,
+    )
+    return _programs(rows, columns, tile.constants) * batch
 
 
 def mix(
-    full: Sequence[Tensor], small: Sequence[Tensor], heights: tuple[int, ...], query: Tensor, eps: float, out: Tensor
+    table: Tensor, sizes: Tensor, query: Tensor, eps: float, out: Tensor, full: int, small: int, channels_last: bool
 ) -> None:
     """Write the mixture (eq. 8) to ``out``.
 
     Args:
-        full: Entries ``[B, C, H, R]``, in channels_last or contiguous, as ``out`` is.
-        small: Entries ``[B, h R, C]`` with fewer rows, their columns already those of the output.
-        heights: ``h`` of each of ``small``.
+        table: Addresses of ``full`` entries like ``out``, and of ``small`` smaller ones, ``[B, h, (MIDDLE,) w, C]``.
+        sizes: h and w of each of the smaller ones, int32.
         query: ``[C]``, the pseudo-query times the RMSNorm scale; its dtype is computed in.
         eps: Added to the mean square.
-        out: ``[B, C, H, R]``, of the entries' dtype.
+        out: ``[B, C, H, (MIDDLE,) W]``, of the entries' dtype.
+        full: Entries of full size.
+        small: Smaller entries.
+        channels_last: The order in memory of ``out`` and of the entries of full size; contiguous otherwise.
     """
-    batch, _, *size = out.shape
-    with torch.cuda.device_of(out):
-        _launch(_mix_kernel, _grid(size, batch), _table([*full, *small]), _heights(heights or (0,), out.device), query,
-                out, eps, *size, len(full), len(small), like=out)  # fmt: skip
+    batch, _, rows, *_ = out.shape
+    middle, width = lines_of(out.shape[2:])
+    arguments = (table, sizes, query, out, eps, rows, middle, width, full, small)
+    _launch(_mix_kernel, arguments, batch, rows, middle * width, out, channels_last)
 
 
 def differentiate(
-    full: Sequence[Tensor], small: Sequence[Tensor], heights: tuple[int, ...], query: Tensor, eps: float, grad: Tensor,
-    full_gradients: Sequence[Tensor],
-) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
-    """Write the gradients of ``full`` to ``full_gradients``; return those of ``query`` and of ``small``.
+    table: Tensor, sizes: Tensor, heights: int, query: Tensor, eps: float, grad: Tensor, full: int, small: int,
+    gradients: int, channels_last: bool,
+) -> Tensor:  # fmt: skip
+    """Write the gradients of the entries; return that of ``query``.
 
-    The arguments are those of :func:`mix`, with ``grad`` in the place of ``out``.
+    The arguments are those of :func:`mix`, with ``grad`` in the place of ``out``, and:
+
+    Args:
+        heights: The sum of all h.
+        gradients: The place in ``table`` of the first gradient. They are in the order in memory of ``grad``; those of
+            the smaller entries have h rows and the output's lines.
     """
-    batch, channels, *size = grad.shape
-    small_gradients = [torch.empty_like(entry) for entry in small]
-    softmax = query.new_empty(2, batch, *size)
-    statistics = query.new_empty(max(len(small), 1), 3, batch, *size)
-    with torch.cuda.device_of(grad):
-        table = _table([*full, *small, *full_gradients, *small_gradients])
-        lines = _heights(heights or (0,), grad.device)
-        counts = (*size, len(full), len(small))
-        # the number of programs depends on the tile: room for the smallest one, of which the rest stays zero
-        partial = _partial(query, batch, [tile_of(block_of(channels), *tile[:2]) for tile in TILES], *size)
-        _launch(_gradient_kernel, _grid(size, batch), table, lines, query, grad, softmax, statistics, partial, eps,
-                *counts, like=grad)  # fmt: skip
-        query_gradient = partial.sum(0)
-        if small:
-            rows = sum(heights)
-            tiles = [{**tile_of(block_of(channels), tile[0], 1), "ROWS": 1} for tile in NARROW_TILES]
-            partial = _partial(query, batch, tiles, rows, size[1])
-            _launch(_narrow_kernel, _grid((rows, size[1]), batch), table, lines, query, grad, softmax, statistics,
-                    partial, *counts, like=grad)  # fmt: skip
-            query_gradient += partial.sum(0)
-    return query_gradient, small_gradients
+    batch, channels, rows, *_ = grad.shape
+    middle, width = lines_of(grad.shape[2:])
+    columns = middle * width
+    block = block_of(channels)
+    pixels = batch * rows * columns
+    # The number of programs, each of which writes one part of the query's gradient, depends on the tile.
+    programs = max(_programs(rows, columns, t.constants) for t in tiles_for(_gradient_kernel, block, channels_last))
+    if small:
+        tiles = tiles_for(_narrow_kernel, block, channels_last)
+        programs += max(_programs(heights, columns, tile.constants) for tile in tiles)
+    softmax, statistics, partial = query.new_empty(
+        pixels * (2 + 3 * small) + programs * batch * channels
+    ).split((2 * pixels, 3 * small * pixels, programs * batch * channels))  # fmt: skip
+    size = (rows, middle, width)
+    arguments = (table, sizes, query, grad, softmax, statistics, partial, eps, *size, full, small, gradients)
+    parts = _launch(_gradient_kernel, arguments, batch, rows, columns, grad, channels_last)
+    if small:
+        arguments = (
+            table,
+            sizes,
+            query,
+            grad,
+            softmax,
+            statistics,
+            partial[parts * channels :],
+            *size,
+            full,
+            gradients,
+        )
+        parts += _launch(_narrow_kernel, arguments, batch, heights, columns, grad, channels_last)
+    return partial[: parts * channels].view(parts, channels).sum(0)
 
 
-def _grid(size: Sequence[int], batch: int) -> Any:
-    def grid(tile: dict[str, int]) -> tuple[int, int]:
-        return triton.cdiv(size[0], tile.get("ROWS", 1)) * triton.cdiv(size[1], tile["COLUMNS"]), batch
-
-    return grid
-
-
-def _partial(query: Tensor, batch: int, tiles: Sequence[dict[str, int]], rows: int, columns: int) -> Tensor:
-    programs = max(_grid((rows, columns), batch)(tile)[0] for tile in tiles) * batch
-    return query.new_zeros(programs, query.numel())
+def lines_of(size: Sequence[int]) -> tuple[int, int]:
+    """Lines of a row, and pixels of a line: of an image, a row is one line."""
+    return (size[1] if len(size) == 3 else 1), size[-1]

@@ -121,7 +121,7 @@ def every_dtype():
 def float64():
     """Every case where every mistake shows; some of them twice, and in the tiles that a GPU begins with."""
     for case, channels_last in (("2d odd ratios", False), ("2d C=36", True), ("2d C=123", False), ("3d", True)):
-        check(case, torch.float64, channels_last)
+        check(case, torch.float64, channels_last, twice=case != "2d odd ratios")  # it takes longest
     _interpreted(torch.float64)
 
 
@@ -152,12 +152,27 @@ def float32():
 def _interpreted(dtype):
     """Every case, in turns with the layouts, so that each case meets both. Tiles are large: the interpreter's time goes
     with their number."""
-    from nnunetv2_xattnres.architectures.kernels import triton_kernels
+    from nnunetv2_xattnres.architectures.kernels import triton_kernels, triton_products
+    from nnunetv2_xattnres.architectures.kernels.triton_launch import Tile
 
-    large = (1 << 16, 16, 4)
-    triton_kernels.TILES = triton_kernels.NARROW_TILES = (large,)
+    triton_kernels.TILES, triton_kernels.NARROW_TILES = ((1 << 14, 32, 4),), ((1 << 10, 1, 4),)
+    triton_products.project_tiles = lambda *_: (Tile(4, BLOCK_M=32, BLOCK_P=1024, BLOCK_K=32),)
+    triton_products.weight_tiles = lambda *_: (Tile(4, BLOCK_C=32, BLOCK_K=32, BLOCK_P=1024),)
+    triton_products.shorten_tiles = lambda *_: (Tile(4, BLOCK_S=32, BLOCK_N=512, BLOCK_W=64),)
+    triton_products.SUM_TILES = (Tile(4, BLOCK=4096, SPLITS=2),)
     for index, case in enumerate(CASES):
         check(case, dtype, bool((index + (dtype == torch.bfloat16)) % 2), twice=False)
+
+
+def few_images_at_a_time():
+    """Where a batch does not fit the buffers: parts of it, one after the other, give the same."""
+    from nnunetv2_xattnres.architectures.kernels import cuda, triton_products, triton_reader
+
+    triton_reader.CHUNK_BYTES = cuda.CHUNK_BYTES = 1
+    triton_products.SPLIT_PIXELS = 4
+    for channels_last in (False, True):
+        for case in ("2d shrinks and stretches", "3d"):
+            check(case, torch.float32, channels_last)
 
 
 def large_values():

@@ -12,53 +12,78 @@ from pathlib import Path
 
 PAGE = Path(__file__).parents[3] / "docs" / "kernel-report.md"
 CARDS = {80: "A100", 89: "RTX 4090, L40", 90: "H100"}
-KERNELS = ("mix", "gradient", "narrow")
+MIXTURE = ("mix", "gradient", "narrow")
+PRODUCTS = ("project", "project back", "weight", "shorten")
+KERNELS = (*MIXTURE, *PRODUCTS)
 DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 # dtype, channels_last, channels
 CASES = [*((dtype, channels_last, 32) for dtype in DTYPES for channels_last in (True, False)), ("fp16", True, 320)]
 INTRODUCTION = """# Registers and loads of the GPU kernels
 
-What Triton {version} and its ptxas make of each kernel, without a GPU. `{command}` writes this page, and a test compares the spills and the widths of the loads with what is compiled. Registers depend on the version of Triton: they are only shown. With Triton 3.2, the oldest one that is tested, up to 8 bytes spill in a few tiles (sm_90).
+What Triton {version} and its ptxas make of each kernel, without a GPU. `{command}` writes this page, and a test compares the spills and the widths of the loads with what is compiled. Registers depend on the version of Triton: they are only shown. With Triton 3.2, the oldest one that is tested, nothing spills on sm_90 either.
 
-The number of entries is no row of the table. Entries are a loop within each kernel and their number is an ordinary argument, so that one compiled kernel mixes 2 to 16 entries and more. A range goes over the tiles that are tuned on the user's card. `bytes` is the width of the loads that read most. 16 is the widest that there is. The kernel `narrow` reads the output's gradient, and stores gradients of entries in channels_last: where the output is contiguous, it reads two half-precision numbers at once.
+The kernels `mix`, `gradient` and `narrow` are the mixture and its gradients. The others are the products around it: `project` and `project back` for the projections and the gradients of their inputs, `weight` for those of their weights, and `shorten` for the gradient of interpolation along lines. Weights are float32.
+
+The number of entries is no row of the table. Entries are a loop within each kernel and their number is an ordinary argument, so that one compiled kernel mixes 2 to 16 entries and more. A range goes over the tiles that are tuned on the user's card. `bytes` is the width of the loads that read most. 16 is the widest that there is. For the products it is that of the branch for maps whose numbers of pixels and channels are multiples of 8; other maps are read number by number.
 
 | kernel | card | dtype | layout | channels | registers | bytes spilled | bytes |
 | --- | --- | --- | --- | --- | --- | --- | --- |
 """  # noqa: E501
 
 
+def called(name: str, channels: int, dtype: str, channels_last: bool):
+    """The kernel, the types of its arguments, its constants, and its tiles, as it is called."""
+    import triton.language as tl
+
+    from nnunetv2_xattnres.architectures.kernels import triton_kernels, triton_products
+
+    entry = f"*{dtype}"
+    if name in MIXTURE:
+        kernel, block = getattr(triton_kernels, f"_{name}_kernel"), triton_kernels.block_of(channels)
+        types = {"table": "*i64", "sizes": "*i32", "query_ptr": "*fp32", "out_ptr": entry, "grad_ptr": entry}
+        types |= {"softmax_ptr": "*fp32", "small_ptr": "*fp32", "partial_ptr": "*fp32", "eps": "fp32"}
+        constants = {"MIDDLE": 1, "C": channels, "CHANNELS_LAST": channels_last, "BLOCK_C": block}
+        tiles = triton_kernels.tiles_for(kernel, block, channels_last)
+    else:
+        half, backward = dtype != "fp32", name == "project back"
+        kernel = getattr(triton_products, f"_{name.split()[0]}_kernel")
+        types = {"table": "*i64", "rows": "*i32", "like": entry, "weight_like": "*fp32", "partial": "*fp32"}
+        constants = {"LAST": channels_last, "EXACT": tl.float32}
+        if kernel is triton_products._project_kernel:
+            constants |= {"BACKWARD": backward, "OUT_LAST": channels_last}
+            tiles = triton_products.project_tiles(channels, half, backward)
+        elif name == "weight":
+            tiles = triton_products.weight_tiles(channels, half)
+        else:
+            constants["C"] = channels if channels_last else 1
+            tiles = triton_products.shorten_tiles(half)
+    known = constants | tiles[0].constants
+    return kernel, {name: types.get(name, "i32") for name in kernel.arg_names if name not in known}, constants, tiles
+
+
 @cache
-def compiled(name: str, channels: int, dtype: str, channels_last: bool, tile: tuple[int, int, int], card: int):
+def compiled(name: str, channels: int, dtype: str, channels_last: bool, tile, card: int):
     """Registers, bytes spilled, and the widths in bytes of loads in the order of the code."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from nnunetv2_xattnres.architectures.kernels import triton_kernels as ours
-
-    kernel = getattr(ours, f"_{name}_kernel")
-    entry, block = f"*{dtype}", ours.block_of(channels)
-    signature = {"table": "*i64", "heights": "*i32", "query_ptr": "*fp32"}
-    if name == "mix":
-        signature |= {"out_ptr": entry, "eps": "fp32"}
-    else:
-        signature |= {"grad_ptr": entry, "softmax_ptr": "*fp32", "small_ptr": "*fp32", "partial_ptr": "*fp32"}
-        signature |= {"eps": "fp32"} if name == "gradient" else {}
-    signature |= dict.fromkeys(("H", "R", "FULL", "SMALL"), "i32")
-    constants = {"C": channels, "CHANNELS_LAST": channels_last, "BLOCK_C": block, **ours.sizes_of(kernel, block, tile)}
-    # as it is called: addresses are multiples of 16, and so is the number of columns of all but the smallest maps
-    aligned = [i for i, (name, kind) in enumerate(signature.items()) if kind.startswith("*") or name == "R"]
+    kernel, signature, constants, _ = called(name, channels, dtype, channels_last)
+    signature = {argument: signature.get(argument, "constexpr") for argument in kernel.arg_names}
+    constants = constants | tile.constants
+    # as it is called: addresses are multiples of 16, and so are the lines of all but the smallest maps
+    aligned = [i for i, (name, kind) in enumerate(signature.items()) if kind.startswith("*") or name == "W"]
     if "constexprs" in inspect.signature(ASTSource).parameters:
         attributes = {(i,): [["tt.divisibility", 16]] for i in aligned}
-        typed = signature | dict.fromkeys(constants, "constexpr")
-        source = ASTSource(fn=kernel, signature=typed, constexprs=constants, attrs=attributes)
+        source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
     else:  # Triton before 3.3
         from triton.backends.compiler import AttrsDescriptor
 
         properties = {"tt.divisibility": aligned, "tt.equal_to": []}
         attributes = AttrsDescriptor.from_dict({"cls": "AttrsDescriptor", "arg_properties": properties})
+        signature = {argument: kind for argument, kind in signature.items() if argument not in constants}
         source = ASTSource(fn=kernel, signature=signature, constants=constants, attrs=attributes)
-    options = {"num_warps": tile[2], "num_stages": 3}
+    options = {"num_warps": tile.warps, "num_stages": 3}
     ptx = triton.compile(source, target=GPUTarget("cuda", card, 32), options=options).asm["ptx"]
     ptxas = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
     suffix = "a" if card >= 90 else ""
@@ -70,6 +95,8 @@ def compiled(name: str, channels: int, dtype: str, channels_last: bool, tile: tu
         int(vector or 1) * int(bits) // 8
         for vector, bits in re.findall(r"ld\.global(?:\.[a-uw-z]\w*(?:::\w+)?)*(?:\.v(\d))?\.\w(\d+)", ptx)
     ]
+    # those that go to shared memory in the background
+    widths += [int(size, 0) for size in re.findall(r"cp\.async\.c[ag]\.shared\.global[^,]*,[^,]*, (0x\w+|\d+)", ptx)]
     return (
         int(re.search(r"Used (\d+) registers", said)[1]),
         int(re.search(r"(\d+) bytes spill stores", said)[1]),
@@ -77,19 +104,23 @@ def compiled(name: str, channels: int, dtype: str, channels_last: bool, tile: tu
     )
 
 
-def tiles_of(name: str, channels_last: bool):
-    from nnunetv2_xattnres.architectures.kernels import triton_kernels as ours
-
-    return ours.tiles_for(getattr(ours, f"_{name}_kernel"), channels_last)
+def tiles_of(name: str, case):
+    dtype, channels_last, channels = case
+    return called(name, channels, dtype, channels_last)[3]
 
 
 def row(name: str, card: int, dtype: str, channels_last: bool, channels: int) -> list[str]:
     """A row of the table."""
-    results = [compiled(name, channels, dtype, channels_last, tile, card) for tile in tiles_of(name, channels_last)]
+    results = [
+        compiled(name, channels, dtype, channels_last, tile, card)
+        for tile in tiles_of(name, (dtype, channels_last, channels))
+    ]
     registers, spilled, _ = zip(*results, strict=True)
     layout = "channels_last" if channels_last else "contiguous"
     # statistics, addresses and the query are loaded as well: what is loaded most, in bytes, are the entries
-    widest = [max(set(widths), key=lambda width: widths.count(width) * width) for *_, widths in results]
+    most = [max(set(widths), key=lambda width: widths.count(width) * width) for *_, widths in results]
+    # products have one branch for maps whose numbers of pixels and channels are multiples of 8, and one for others
+    widest = [max(widths) for *_, widths in results] if name in PRODUCTS else most
     return [name, f"sm_{card} ({CARDS[card]})", DTYPES[dtype], layout, str(channels), span(registers), span(spilled),
             span(widest)]  # fmt: skip
 

@@ -19,7 +19,7 @@ def run(*checks, interpret):
 
 
 def test_the_plain_torch_half_equals_the_equations():
-    run("every_dtype", "large_values", interpret="0")
+    run("every_dtype", "large_values", "few_images_at_a_time", interpret="0")
 
 
 @needs_triton
@@ -33,6 +33,12 @@ def test_the_interpreted_kernels_equal_the_equations(dtype):
 @pytest.mark.slow
 def test_the_interpreted_kernels_keep_large_values_and_pool_as_torch_does():
     run("large_values", "pooling", interpret="1")
+
+
+@needs_triton
+@pytest.mark.slow
+def test_the_interpreted_kernels_take_a_large_batch_in_parts():
+    run("few_images_at_a_time", interpret="1")
 
 
 def test_pooling_without_triton_is_that_of_torch():

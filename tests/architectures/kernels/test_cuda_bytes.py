@@ -1,12 +1,19 @@
 """The bytes that the CUDA form reads and writes, counted from its calls on tensors without memory."""
 
-from types import SimpleNamespace
+import os
+from importlib.util import find_spec
 
 import pytest
 import torch
+from plans import clinicdb, inputs, readers, volume
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nnunetv2_xattnres.architectures.kernels import cuda
+
+pytestmark = [
+    pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed"),
+    pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="nothing is started here"),
+]
 
 
 def nbytes(tensors):
@@ -14,7 +21,7 @@ def nbytes(tensors):
 
 
 class Bytes(TorchDispatchMode):
-    """Every tensor that an operation reads or writes; views are free."""
+    """Every tensor that an operation or a kernel reads or writes; views are free."""
 
     total = 0
 
@@ -28,46 +35,69 @@ class Bytes(TorchDispatchMode):
             self.total += nbytes([*inputs, *written])
         return out
 
-    def mix(self, full, small, heights, query, eps, out):
-        self.total += nbytes([*full, *small, out])
+    # ---- what the kernels move
 
-    def differentiate(self, full, small, heights, query, eps, grad, full_gradients):
-        gradients = [torch.empty_like(entry) for entry in small]
+    def plan_of(self, *arguments):
+        from nnunetv2_xattnres.architectures.kernels.triton_reader import Plan
+
+        self.plan = Plan(*arguments)
+        return self.plan
+
+    def elements(self, buffers):
+        return sum(buffer.elements for buffer in buffers) * self.plan.images
+
+    def mix(self, table, sizes, query, eps, out, full, small, channels_last):
+        self.total += out.itemsize * self.elements(self.plan.forward[: full + small]) + nbytes([out])
+
+    def differentiate(self, table, sizes, heights, query, eps, grad, full, small, gradients, channels_last):
+        entries, gradients = self.plan.forward[: full + small], self.plan.backward[: full + small]
         pixels = grad.shape[0] * grad[0, 0].numel()
-        numbers = 4 * pixels * (3 * len(small) + 2)  # of each pixel, written by one kernel and read by the next
-        self.total += nbytes([*full, *full, *small, grad, *full_gradients]) + numbers
+        numbers = 4 * pixels * (3 * small + 2)  # of each pixel, written by one kernel and read by the next
+        self.total += grad.itemsize * self.elements([*entries, *entries[:full], *gradients[:full]]) + nbytes([grad])
         # each row of the gradient is read for each smaller entry, most often from the cache: counted once
-        self.total += nbytes([*small, grad, *gradients]) + numbers
-        return torch.empty_like(query), gradients
+        self.total += grad.itemsize * self.elements([*entries[full:], *gradients[full:]]) + nbytes([grad])
+        self.total += 2 * numbers
+        return torch.empty_like(query)
 
+    def project(self, table, rows, group, C, like, weight, images, **layouts):
+        for width, pixels, *_ in group.rows:
+            self.total += (width + C) * pixels * images * like.itemsize + C * width * weight.itemsize
 
-def clinicdb():
-    """The top stage of nnU-Net's default ClinicDB plan: 13 entries."""
-    widths = [32, 64, 128, 256, 512, 512, 512]
-    sizes = [(320 >> stage, 384 >> stage) for stage in range(7)]
-    return 25, [*zip(widths, sizes, strict=True), *zip(widths[-2:0:-1], sizes[-2:0:-1], strict=True), (32, sizes[0])]
+    def differentiate_weights(self, table, rows, group, C, like, partial, images, **layouts):
+        for width, pixels, _, _, parts, _ in group.rows:
+            self.total += (width + C) * pixels * images * like.itemsize + C * width * parts * partial.itemsize
 
+    def sum_weights(self, table, rows, group, C, weight, partial, parts, stride):
+        for width, _, splits, _ in group.rows:
+            self.total += C * width * (splits * partial.itemsize + weight.itemsize)
 
-def volume():
-    widths = [32, 64, 128, 256, 320, 320]
-    sizes = [(128 >> stage,) * 3 for stage in range(6)]
-    return 2, [*zip(widths, sizes, strict=True), *zip(widths[-2:0:-1], sizes[-2:0:-1], strict=True), (32, sizes[0])]
+    def shorten(self, table, rows, group, W, C, like, images, **layouts):
+        self.total += sum(lines * (W + width) for lines, width, *_ in group.rows) * images * like.itemsize
+
+    def write_table(self, table, addresses):
+        self.total += nbytes([table])
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("stage", [clinicdb, volume])
-def test_at_most_two_and_a_half_times_what_must_be_moved(stage, channels_last, monkeypatch):
-    batch, entries = stage()
+@pytest.mark.parametrize("plan", [clinicdb, volume])
+def test_at_most_two_and_a_half_times_what_must_be_moved(plan, channels_last, monkeypatch):
+    from nnunetv2_xattnres.architectures.kernels import triton_kernels, triton_products, triton_reader
+
     counter = Bytes()
-    kernels = SimpleNamespace(mix=counter.mix, differentiate=counter.differentiate)
-    monkeypatch.setattr(cuda, "triton_kernels", lambda module, x: kernels)
-    memory_format = (torch.channels_last if stage is clinicdb else torch.channels_last_3d) if channels_last else None
-    features = [torch.empty(batch, width, *size, dtype=torch.float16, device="meta") for width, size in entries]
-    if memory_format:
-        features = [feature.contiguous(memory_format=memory_format) for feature in features]
-    width = features[-1].shape[1]
-    weights = [torch.empty(width, f.shape[1], device="meta") for f in features if f.shape[1] != width]
-    query = torch.empty(width, device="meta")
+    for module, names in (
+        (triton_kernels, ["mix", "differentiate"]),
+        (triton_products, ["project", "differentiate_weights", "sum_weights", "shorten"]),
+        (triton_reader, ["plan_of", "write_table"]),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, getattr(counter, name))
+    monkeypatch.setattr(triton_reader, "CHUNK_BYTES", 1 << 40)  # all images at once
+    monkeypatch.setattr(cuda, "triton_kernels", lambda module, x, takes: triton_reader)
+    *_, (batch, entries) = readers(plan)
+    memory_format = torch.contiguous_format
+    if channels_last:
+        memory_format = torch.channels_last if plan is clinicdb else torch.channels_last_3d
+    features, weights, query = inputs(batch, entries, memory_format=memory_format)
     with counter:
         out = cuda.forward(features, weights, query, 1e-6)
         cuda.backward(torch.empty_like(out), features, weights, query, 1e-6)
