@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 QUERY_INITS = ("zero", "random", "kaiming_uniform", "xavier_uniform")
+CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
 
 
 class History:
@@ -178,12 +179,12 @@ class XAttnRes(nn.Module):
         for pyramid in pyramids:
             levels += pyramid
             counts.append(len(pyramid))
-        share = isinstance(history, History) and x.shape[2:] not in history.sizes
+        shared = history if isinstance(history, History) and x.shape[2:] not in history.sizes else None
         mixed, *features = torch.ops.xattnres.read(
-            levels, counts, x, weights, self.query, self.norm_weight, self.eps, _kernel_name(x), share
+            levels, counts, x, weights, self.query, self.norm_weight, self.eps, _kernel_name(x), shared is not None
         )
-        if share:
-            history.sizes.append(x.shape[2:])
+        if shared is not None:
+            shared.sizes.append(x.shape[2:])
             for pyramid, feature in zip(pyramids, features, strict=True):
                 pyramid.append(feature)
         return mixed
@@ -205,7 +206,7 @@ class XAttnRes(nn.Module):
         for have, project in zip(history_sizes, self.projections, strict=True):
             small = [min(h, s) for h, s in zip(have, size, strict=True)]
             if small != list(have):
-                width = self.query.numel() if isinstance(project, nn.Identity) else project.weight.shape[1]
+                width = project.weight.shape[1] if isinstance(project, CONVOLUTIONS) else self.query.numel()
                 total += width * math.prod(small)
         return total
 
@@ -222,7 +223,7 @@ class XAttnRes(nn.Module):
         features, weights = [], []
         for index, (feature, project) in enumerate(zip(entries, self.projections, strict=True)):
             width = self.query.numel()
-            if not isinstance(project, nn.Identity):
+            if isinstance(project, CONVOLUTIONS):
                 width = project.weight.shape[1]
                 weights.append(project.weight)
             self._check(f"history entry {index}", feature, x.shape[0], width)

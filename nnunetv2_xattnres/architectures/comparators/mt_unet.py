@@ -76,7 +76,8 @@ class MTUNet(AnySizeNetwork):
             x = stage(x)
             skips.append(x)
             x = self.pool(x)
-        x, position = self.embed(x), self.position
+        x = self.embed(x)
+        position: Tensor = self.position
         if position.shape[2:] != x.shape[2:]:
             position = F.interpolate(position, x.shape[2:], mode="bilinear")
         x = x + position

@@ -25,7 +25,7 @@ def triton_kernels(module: str, x: Tensor, takes: Callable[[ModuleType], bool]) 
     They need Triton, and a GPU or Triton's interpreter (``TRITON_INTERPRET=1`` before the first call).
     """
     kernels = _imported(module)
-    interpreted = kernels is not None and _imported("triton_launch").INTERPRETED
+    interpreted = kernels is not None and getattr(_imported("triton_launch"), "INTERPRETED", False)
     if kernels is not None and not ((interpreted or x.is_cuda) and takes(kernels)):
         kernels = None
     form = "plain torch" if kernels is None else "Triton's interpreter" if interpreted else "Triton"

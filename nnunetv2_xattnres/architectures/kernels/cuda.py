@@ -57,9 +57,9 @@ def backward(
         part, gradients = aggregation.differentiate(entries, call.query, eps, upstream)
         entries.clear()
         of_query += part
-        for index, gradient in enumerate(gradients):
-            of_features[index][images] = call.back_to_feature(index, gradient, images, of_weights)
-            gradients[index] = gradient = None  # frees what is not needed any more
+        for index in range(len(features)):
+            # taken off the list, which frees what is not needed any more
+            of_features[index][images] = call.back_to_feature(index, gradients.pop(0), images, of_weights)
     return [
         of_query.to(query.dtype),
         *of_features,

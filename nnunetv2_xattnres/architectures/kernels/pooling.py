@@ -54,7 +54,7 @@ def _window(feature: Tensor, size: Sequence[int]) -> list[int] | None:
     return [h // s for h, s in zip(have, size, strict=True)]
 
 
-def _max_pool_backward(feature: Tensor, grad: Tensor, window: Sequence[int] | None) -> Tensor:
+def _max_pool_backward(feature: Tensor, grad: Tensor, window: list[int] | None) -> Tensor:
     image, size = feature.ndim == 4, list(grad.shape[2:])
     if window is None:
         pool = F.adaptive_max_pool2d if image else F.adaptive_max_pool3d

@@ -306,7 +306,7 @@ NARROW_TILES = ((2048, 1, 2), (4096, 1, 4))
 
 def tiles_for(kernel: Any, block: int, channels_last: bool) -> tuple[Tile, ...]:
     """The tiles to choose from, for so many channels."""
-    values_rows_warps = NARROW_TILES if kernel is _narrow_kernel else TILES
+    values_rows_warps: Sequence[tuple[int, int, int]] = NARROW_TILES if kernel is _narrow_kernel else TILES
     if kernel is _gradient_kernel and not channels_last:
         values_rows_warps = TILES[:1]  # the second one spills on sm_89
     return tuple(dict.fromkeys(_tile_of(kernel, block, *tile) for tile in values_rows_warps))
@@ -396,7 +396,20 @@ def differentiate(
         pixels * (2 + 3 * small) + programs * batch * channels
     ).split((2 * pixels, 3 * small * pixels, programs * batch * channels))  # fmt: skip
     size = (rows, middle, width)
-    arguments = (table, sizes, query, grad, softmax, statistics, partial, eps, *size, full, small, gradients)
+    arguments: tuple[Any, ...] = (
+        table,
+        sizes,
+        query,
+        grad,
+        softmax,
+        statistics,
+        partial,
+        eps,
+        *size,
+        full,
+        small,
+        gradients,
+    )
     parts = _launch(_gradient_kernel, arguments, batch, rows, columns, grad, channels_last)
     if small:
         arguments = (

@@ -118,8 +118,8 @@ def launch(
     else:
         by = by or {}
         key = (kernel, tiles, *constants.values(), *by.values(), like.dtype, like.device)
-        tile = _chosen.get(key)
-        if tile is None and not torch.cuda.is_current_stream_capturing():
+        found = _chosen.get(key)
+        if found is None and not torch.cuda.is_current_stream_capturing():
             # dtypes cannot be written to the file that keeps the result; those of the arguments are looked at anyway
             numbers = [name for name, value in constants.items() if isinstance(value, int)]
             tuned = _tuned(kernel, tiles, (*numbers, *by))
@@ -127,7 +127,7 @@ def launch(
             best = tuned.best_config
             _chosen[key] = tile = Tile(best.num_warps, **best.kwargs)
             return tile
-        tile = tile or tiles[0]
+        tile = found or tiles[0]
     kernel[grid(tile.constants)](*arguments, **constants, **tile.constants, num_warps=tile.warps)
     return tile
 

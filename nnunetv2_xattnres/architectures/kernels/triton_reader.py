@@ -184,7 +184,7 @@ class Plan:
         self.scratch += _rounded(elements * self.images)
         return buffer
 
-    def _group(self, rows: list[tuple[int, ...]]) -> Group:
+    def _group(self, rows: Sequence[tuple[int, ...]]) -> Group:
         group = Group(tuple(rows), len(self.rows))
         for row in rows:
             self.rows += row
@@ -360,6 +360,7 @@ def backward(
     for own, gradient in zip([*of_features, *of_weights], [*gradients, *weight_gradients], strict=True):
         if own is not gradient:
             own.copy_(gradient)
+    assert of_query is not None  # an empty gradient never comes here
     return [of_query.to(query.dtype), *of_features, *of_weights]
 
 
