@@ -61,9 +61,7 @@ def load_predictor(
     """
     needed = [model / DATASET_JSON, model / PLANS_JSON, *(model / f"fold_{fold}" / checkpoint for fold in folds)]
     if missing := [f"{path} does not exist" for path in needed if not path.is_file()]:
-        raise InputError(
-            "There is no such trained model: set -tr, -p, -c, -f and -chk, or -m, as for nnU-Net.", missing
-        )
+        raise InputError("There is no such model: set -tr, -p, -c, -f and -chk, or -m, as for nnU-Net.", missing)
     if not 0 < step_size <= 1:
         raise InputError(f"-step_size is {step_size:g}: give a part of the patch, more than 0 and at most 1.")
     if device == "cuda" and not torch.cuda.is_available():

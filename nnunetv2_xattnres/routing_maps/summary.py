@@ -13,9 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from nnunetv2_xattnres.ablation.report.statistics import bootstrap_intervals, nanmean
-from nnunetv2_xattnres.routing_maps.partitions import AWAY, BOUNDARY, BY_DISTANCE, Partition
+from nnunetv2_xattnres.routing_maps.partitions import AWAY, BOUNDARY, BY_DISTANCE
 from nnunetv2_xattnres.routing_maps.readers import Reader
 
+Groups = Mapping[str, Mapping[str, tuple[int, ...]]]  # partition to group to the numbers of its pixels
 HELD, REVERSED, UNDECIDED = "held", "did not hold", "these cases cannot decide"
 
 
@@ -97,18 +98,16 @@ def case_means(
         return sums / np.where(counts > 0, counts, np.nan)[:, None], int(counts.sum())
 
 
-def splits(
-    readers: Sequence[Reader], partitions: Sequence[Partition], cases: Sequence[Mapping[str, StageSums]]
-) -> list[Split]:
+def splits(readers: Sequence[Reader], groups: Groups, cases: Sequence[Mapping[str, StageSums]]) -> list[Split]:
     """All groups of all partitions, for each reader; groups that no case has are left out."""
     found = []
-    for partition in partitions:
+    for by, members in groups.items():
         for reader in readers:
-            for group, numbers in partition.groups.items():
-                values, pixels = case_means(cases, reader.module, partition.name, numbers)
+            for group, numbers in members.items():
+                values, pixels = case_means(cases, reader.module, by, numbers)
                 if pixels:
                     present = int((~np.isnan(values[:, 0])).sum())
-                    found.append(Split(partition.name, group, reader, estimates(values), present, pixels))
+                    found.append(Split(by, group, reader, estimates(values), present, pixels))
     return found
 
 
@@ -123,13 +122,13 @@ def decoders(readers: Sequence[Reader]) -> list[Reader]:
 
 
 def claims(
-    readers: Sequence[Reader], distance: Partition, cases: Sequence[Mapping[str, StageSums]]
+    readers: Sequence[Reader], groups: Groups, cases: Sequence[Mapping[str, StageSums]]
 ) -> tuple[Claim, list[Claim]]:
     """The claim over all decoder stages together, and for each stage."""
     differences = {}
     for reader in readers:
         near, far = (
-            case_means(cases, reader.module, BY_DISTANCE, distance.groups[name])[0] for name in (BOUNDARY, AWAY)
+            case_means(cases, reader.module, BY_DISTANCE, groups[BY_DISTANCE][name])[0] for name in (BOUNDARY, AWAY)
         )
         differences[reader.stage] = (near - far) @ np.log2(reader.strides)
     together = nanmean(np.stack([differences[reader.stage] for reader in decoders(readers)]), 0)
