@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "complexity": ("plans.complexity", "parameters, multiply-accumulates and memory of every network and routing"),
     "evaluate": ("evaluation.command", "Dice, IoU and HD95 per class and case"),
     "ablate": ("ablation.command", "run, resume and report a grid of trainings, locally or on SLURM"),
+    "routing": ("routing_maps.command", "maps and tables of what each stage of a trained model listens to"),
     "bench": ("benchmark", "time and memory against the network without XAttnRes and the literal equations"),
 }
 

@@ -101,17 +101,9 @@ def find_cases(predictor: Any, images: Path, labels: Path | None, wanted: Sequen
         if unknown := [f"{name} is not in {images}" for name in wanted if name not in found]:
             raise InputError("--cases names cases that do not exist.", unknown)
         cases = [case for case in cases if case.name in wanted]
-    channels = len(predictor.dataset_json.get("channel_names", predictor.dataset_json.get("modality", {})))
-    problems = [
-        f"{case.name} has {len(case.images)} images, and the data set {channels} channels"
-        for case in cases
-        if channels and len(case.images) != channels
-    ]
-    problems += [
-        f"{case.reference} does not exist" for case in cases if case.reference and not case.reference.is_file()
-    ]
-    if problems:
-        raise InputError("These cases cannot be used.", problems)
+    references = [case.reference for case in cases if case.reference]
+    if problems := [f"{path} does not exist" for path in references if not path.is_file()]:
+        raise InputError("Not every case has a reference in --labels.", problems)
     return cases
 
 
@@ -119,8 +111,10 @@ def preprocess(predictor: Any, case: Case) -> tuple[torch.Tensor, dict[str, Any]
     """``[C, *S]`` with three spatial axes, float32, and what nnU-Net says about the case.
 
     Raises:
-        InputError: nnU-Net cannot read it.
+        InputError: nnU-Net cannot read it, or it has not the channels that the model was trained with.
     """
+    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+
     preprocessor = predictor.configuration_manager.preprocessor_class(verbose=False)
     try:
         data, _, properties = preprocessor.run_case(
@@ -130,6 +124,11 @@ def preprocess(predictor: Any, case: Case) -> tuple[torch.Tensor, dict[str, Any]
         raise
     except Exception as error:  # readers raise whatever their library raises
         raise InputError(f"nnU-Net cannot read {', '.join(case.images)}: {error}") from error
+    channels = determine_num_input_channels(
+        predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json
+    )
+    if len(data) != channels:
+        raise InputError(f"{case.name} has {len(data)} channels, and the model was trained with {channels}.")
     return torch.from_numpy(np.asarray(data, dtype=np.float32)), properties
 
 
