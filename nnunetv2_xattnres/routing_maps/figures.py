@@ -54,7 +54,7 @@ def charts(results: Results) -> list[Chart]:
     ]  # fmt: skip
     if results.knock_out:
         values = [results.knock_out[reader.module] for reader in readers]
-        found.append(matrix_chart(readers, values, "Change of the mean Dice without the entry, points", "knock_out"))
+        found.append(matrix_chart(readers, values, "Change of Dice without the entry, points", "knock_out"))
     for by in SPLITS:
         found += [
             _stacked(results, reader, by)
@@ -85,7 +85,7 @@ def matrix_chart(
         for (row, column), value in np.ndenumerate(cells):
             if math.isfinite(value):
                 dark = sum(image.cmap(image.norm(value))[:3]) < 1.6
-                text = f"{value:+.1f}" if signed else f"{value:.0f}"
+                text = (f"{value:+.2f}" if top < 10 else f"{value:+.1f}") if signed else f"{value:.0f}"
                 axes.text(column, row, text, ha="center", va="center", fontsize=7, color="white" if dark else "#111111")
         axes.set_xticks(range(len(entries)), entries, rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(readers)), [reader.stage for reader in readers])
@@ -120,10 +120,11 @@ def _stacked(results: Results, reader: Reader, by: str) -> Chart:
         axes.set_ylim(len(items) - 0.5, -0.5)
         axes.set_xlim(0, 100)
         axes.set_xlabel("mean weight, %")
-        axes.set_title(f"{reader.stage}: by {_by(by, results)}", loc="left", fontsize=10)
+        unit = f", {results.analysis.unit}" if by == BY_DISTANCE else ""
+        axes.set_title(f"{reader.stage}: by {by}{unit}", loc="left", fontsize=10)
         figure.legend(loc="outside lower center", ncols=3, fontsize=8, handlelength=1, columnspacing=1)
     name = f"{by.replace(' ', '_')}_{reader.stage.replace(' ', '_')}"
-    text = f"{reader.stage}: mean weights of the entries by {_by(by, results)}"
+    text = f"{reader.stage}: mean weights of the entries by {by}{unit}"
     words = "Grey: the current feature. Dark: fine; light: coarse."
     return Chart(name, figure_to_svg(figure, name, text), words, by)
 
@@ -156,10 +157,6 @@ def _intervals(
 
 def _short(item: Split) -> str:
     return item.group if len(item.group) <= 24 else item.group[:23] + "…"
-
-
-def _by(by: str, results: Results) -> str:
-    return f"distance to the boundary, {results.analysis.unit}" if by == BY_DISTANCE else by
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -133,7 +133,7 @@ def _by_outcome(counted: np.ndarray, reference: np.ndarray, predicted: np.ndarra
         "right: background": (0,),
         "right: object": (1,),
         "wrong: missed object": (2,),
-        "wrong: object where there is none": (3,),
+        "wrong: false object": (3,),
         "wrong: another class": (4,),
     }
     return Partition(BY_OUTCOME, index, groups)

@@ -106,6 +106,8 @@ def claim_sentence(results: Results) -> str:
             f"and pixels over {edges[1]:g} {unit} away."
         )
     mean = claim.difference.mean
+    only_decoder = all(reader.stage.startswith("decoder") for reader in shown_readers(results))
+    stages = "decoder stages" if only_decoder else "stages"
     direction = "finer" if mean < 0 else "coarser"
     interval = f"95 % interval {claim.difference.low:+.3f} to {claim.difference.high:+.3f}, "
     verdict = {
@@ -113,8 +115,8 @@ def claim_sentence(results: Results) -> str:
         REVERSED: "The paper's claim did not hold",
     }.get(claim.reading, "These cases cannot decide the paper's claim")
     return (
-        f"{verdict}: pixels up to {edges[0]:g} {unit} from a boundary listen to entries that are on average "
-        f"{abs(mean):.3f} octaves of resolution {direction} than pixels over {edges[1]:g} {unit} away "
+        f"{verdict}: in the {stages} together, pixels up to {edges[0]:g} {unit} from a boundary listen to entries "
+        f"that are on average {abs(mean):.3f} octaves of resolution {direction} than pixels over {edges[1]:g} {unit} away "
         f"({'' if math.isnan(claim.difference.low) else interval}{_count(claim.cases, 'case')}; "
         "1 octave is a factor of 2 per axis)."
     )
@@ -126,7 +128,7 @@ def tables(results: Results) -> list[Table]:
     entries = all_entries(analysis.readers)
     found = [_weights("Mean weights, in per cent", results, EVERYWHERE, entries, [EVERYWHERE])]
     rows = [
-        [claim.stage or "decoder stages together", _signed(claim.difference), claim.reading, str(claim.cases)]
+        [claim.stage or "together", _signed(claim.difference), claim.reading, str(claim.cases)]
         for claim in [results.claim, *results.claims]
     ]
     found.append(
@@ -235,7 +237,7 @@ def stages_csv(results: Results) -> str:
         for reader, entropy, claim in zip(results.analysis.readers, results.entropies, results.claims, strict=True)
     ]
     header = ["stage", "entropy", "entropy_low", "entropy_high", "boundary_minus_away", "low", "high", "claim", "cases"]
-    together = ["decoder stages together", "", "", "", *_numbers(results.claim.difference)]
+    together = ["together", "", "", "", *_numbers(results.claim.difference)]
     return _csv(header, [*rows, [*together, results.claim.reading, results.claim.cases]])
 
 
