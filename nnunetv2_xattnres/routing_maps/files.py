@@ -79,8 +79,7 @@ def map_file(path: Path, entries: Sequence[str], shape: Sequence[int], affine: n
         header["magic"], header["vox_offset"] = b"n+1", 352
         header["descrip"] = b"XAttnRes routing weights, one entry per volume"
         with gzip.open(partial, "wb", compresslevel=1) as stream:
-            header.write_to(stream)
-            stream.write(b"\0" * 4)
+            header.write_to(stream)  # with the four bytes that say that there are no extensions
             yield _Stream(stream)
 
 

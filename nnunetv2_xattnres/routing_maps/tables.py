@@ -116,8 +116,8 @@ def claim_sentence(results: Results) -> str:
     }.get(claim.reading, "These cases cannot decide the paper's claim")
     return (
         f"{verdict}: in the {stages} together, pixels up to {edges[0]:g} {unit} from a boundary listen to entries "
-        f"that are on average {abs(mean):.3f} octaves of resolution {direction} than pixels over {edges[1]:g} {unit} away "
-        f"({'' if math.isnan(claim.difference.low) else interval}{_count(claim.cases, 'case')}; "
+        f"that are on average {abs(mean):.3f} octaves of resolution {direction} than pixels over {edges[1]:g} {unit} "
+        f"away ({'' if math.isnan(claim.difference.low) else interval}{_count(claim.cases, 'case')}; "
         "1 octave is a factor of 2 per axis)."
     )
 
