@@ -14,7 +14,7 @@ from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.evaluation.labels import Labels
 from nnunetv2_xattnres.routing_maps.files import affine_of, map_file, map_name
 from nnunetv2_xattnres.routing_maps.knock_out import knock_out_dice
-from nnunetv2_xattnres.routing_maps.model import Case, preprocess, read_labels
+from nnunetv2_xattnres.routing_maps.model import Case, predict, preprocess, read_labels
 from nnunetv2_xattnres.routing_maps.partitions import EDGES, EVERYWHERE, Partition, partitions
 from nnunetv2_xattnres.routing_maps.readers import Reader, find_readers, select
 from nnunetv2_xattnres.routing_maps.restore import check_sum, known, restore
@@ -101,13 +101,13 @@ def analyse_case(
     knock_out: bool = False,
     progress: Callable[[], None] = lambda: None,
 ) -> CaseSlice:
-    """Add a case to the analysis, write its maps, and return the slice for its picture.
+    """Predict a case, write its maps, add it to the analysis, and return the slice for its picture.
 
     Args:
         analysis: What is added to.
         predictor: An initialised ``nnUNetPredictor``.
         case: The case.
-        predictions: Folder of nnU-Net's predictions.
+        predictions: Folder to write nnU-Net's prediction to.
         maps: Folder to write to.
         place: Slice along the first axis; by default the one with most of the reference, or of the prediction.
         knock_out: Predict again without each entry of each reader, which needs a reference.
@@ -118,9 +118,7 @@ def analyse_case(
     """
     data, properties = preprocess(predictor, case)
     inside = known(predictor, properties)
-    prediction = read_labels(
-        predictor, predictions / f"{case.name}{predictor.dataset_json['file_ending']}", inside.shape
-    )
+    prediction = read_labels(predictor, predict(predictor, case, data, properties, predictions), inside.shape)
     reference = read_labels(predictor, case.reference, inside.shape) if case.reference else None
     objects = prediction if reference is None else reference
     shown = _slice(predictor, case, objects, place)

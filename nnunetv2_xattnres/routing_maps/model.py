@@ -132,6 +132,23 @@ def preprocess(predictor: Any, case: Case) -> tuple[torch.Tensor, dict[str, Any]
     return torch.from_numpy(np.asarray(data, dtype=np.float32)), properties
 
 
+def predict(predictor: Any, case: Case, data: torch.Tensor, properties: dict[str, Any], folder: Path) -> Path:
+    """nnU-Net's own prediction of a preprocessed case, as a file in ``folder``."""
+    from nnunetv2.inference.export_prediction import export_prediction_from_logits
+
+    with silent():
+        export_prediction_from_logits(
+            predictor.predict_logits_from_preprocessed_data(data).cpu(),
+            properties,
+            predictor.configuration_manager,
+            predictor.plans_manager,
+            predictor.dataset_json,
+            str(folder / case.name),
+            num_threads_torch=torch.get_num_threads(),
+        )
+    return folder / f"{case.name}{predictor.dataset_json['file_ending']}"
+
+
 def read_labels(predictor: Any, path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """A label image in nnU-Net's three axes.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from nnunetv2_xattnres.evaluation.files import write_text
 from nnunetv2_xattnres.json_files import write_json
 from nnunetv2_xattnres.routing_maps.analysis import Analysis, analyse_case, begin
 from nnunetv2_xattnres.routing_maps.colours import entry_colours
-from nnunetv2_xattnres.routing_maps.model import Case, find_cases, load_predictor, silent
+from nnunetv2_xattnres.routing_maps.model import Case, find_cases, load_predictor
 from nnunetv2_xattnres.routing_maps.summary import decoders
 
 PAGE = "routing.html"
@@ -63,19 +65,14 @@ def show_routing(request: Request) -> Path:
     )  # fmt: skip
     cases = find_cases(predictor, request.images, request.labels, request.cases)
     analysis = begin(predictor, cases[0], request.stages)
-    _prepare(request.output)
-    _predict(predictor, cases, request.output / PREDICTIONS)
-    return _write(request, predictor, cases, analysis)
+    with _replaced(request.output) as folder:
+        sentence = _write(request, predictor, cases, analysis, folder)
+    print(sentence)
+    return request.output / PAGE
 
 
-def _predict(predictor: Any, cases: Sequence[Case], folder: Path) -> None:
-    """nnU-Net's own predictions, with the same options."""
-    for case in tqdm(cases, "predictions"):
-        with silent():
-            predictor.predict_from_files_sequential([list(case.images)], [str(folder / case.name)])
-
-
-def _write(request: Request, predictor: Any, cases: Sequence[Case], analysis: Analysis) -> Path:
+def _write(request: Request, predictor: Any, cases: Sequence[Case], analysis: Analysis, output: Path) -> str:
+    """Write everything; returns the sentence about the paper's claim."""
     from nnunetv2_xattnres.routing_maps.figures import charts
     from nnunetv2_xattnres.routing_maps.page import describe, markdown, page_case
     from nnunetv2_xattnres.routing_maps.pictures import slice_title, tiles, write_case, write_heat_maps
@@ -83,7 +80,7 @@ def _write(request: Request, predictor: Any, cases: Sequence[Case], analysis: An
     from nnunetv2_xattnres.visualization.pages import render_page
     from nnunetv2_xattnres.visualization.svg import standalone
 
-    output, figures = request.output, request.output / FIGURES
+    figures = output / FIGURES
     colours = entry_colours(analysis.readers)
     drawn = decoders(analysis.readers)
     channels = predictor.dataset_json.get("channel_names", predictor.dataset_json.get("modality", {}))
@@ -114,8 +111,7 @@ def _write(request: Request, predictor: Any, cases: Sequence[Case], analysis: An
         write_text(output / "knock_out.csv", knock_out_csv(results))
     write_text(output / "routing.md", markdown(page))
     write_text(output / PAGE, render_page("routing_maps/page.html.j2", page=page))
-    print(page.claim)
-    return output / PAGE
+    return page.claim
 
 
 def _content(request: Request, analysis: Analysis) -> dict[str, Any]:
@@ -162,16 +158,24 @@ def _check_output(output: Path, overwrite: bool) -> None:
         raise InputError(f"{output} has results already: --overwrite replaces them, or name another folder with -o.")
 
 
-def _prepare(output: Path) -> None:
-    """An empty folder with the three folders in it; what an earlier run left goes."""
+@contextmanager
+def _replaced(output: Path) -> Iterator[Path]:
+    """A new folder beside ``output`` to write to. It takes the place of ``output`` once everything has worked."""
+    new, former = (output.with_name(f".{output.name}.{os.getpid()}.{word}") for word in ("new", "former"))
     try:
-        for name in NAMES:
-            path = output / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
         for name in (MAPS, FIGURES, PREDICTIONS):
-            (output / name).mkdir(parents=True)
+            (new / name).mkdir(parents=True)
+        yield new
+        if output.exists():
+            output.rename(former)
+        try:
+            new.rename(output)
+        except OSError:
+            if former.exists():
+                former.rename(output)
+            raise
     except OSError as error:
         raise InputError(f"{output} cannot be written ({error.strerror or error}).") from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(former, ignore_errors=True)

@@ -138,3 +138,15 @@ def test_an_image_that_is_not_what_the_model_was_trained_with(frames, tmp_path, 
         capsys, "nnU-Net cannot read .*frame_1_0000.png",
         "-m", frames / "model", "-i", images, "-o", tmp_path / "out", "--cases", "frame_1",
     )  # fmt: skip
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_fails_leaves_the_results_of_the_one_before(frames, tmp_path, capsys):
+    images, output = tmp_path / "images", tmp_path / "out"
+    shutil.copytree(frames / "images", images)
+    (images / "frame_1_0000.png").write_bytes(b"no picture")
+    output.mkdir()
+    (output / "routing.md").write_text("before")
+    check(capsys, "cannot read", "-m", frames / "model", "-i", images, "-o", output, "--overwrite")
+    assert (output / "routing.md").read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
