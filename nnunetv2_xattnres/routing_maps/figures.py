@@ -13,7 +13,7 @@ from nnunetv2_xattnres.routing_maps.colours import entry_colours
 from nnunetv2_xattnres.routing_maps.partitions import AWAY, BOUNDARY, BY_CLASS, BY_DISTANCE, BY_OUTCOME, EVERYWHERE
 from nnunetv2_xattnres.routing_maps.readers import Reader
 from nnunetv2_xattnres.routing_maps.summary import Estimate, Split
-from nnunetv2_xattnres.routing_maps.tables import Results, all_entries, shown_readers
+from nnunetv2_xattnres.routing_maps.tables import Results, all_entries, shown_readers, without_minus_zero
 from nnunetv2_xattnres.visualization.charts import WIDTH
 from nnunetv2_xattnres.visualization.svg import INK, STYLE, figure_to_svg
 
@@ -85,7 +85,8 @@ def matrix_chart(
         for (row, column), value in np.ndenumerate(cells):
             if math.isfinite(value):
                 dark = sum(image.cmap(image.norm(value))[:3]) < 1.6
-                text = (f"{value:+.2f}" if top < 10 else f"{value:+.1f}") if signed else f"{value:.0f}"
+                signed_text = without_minus_zero(f"{value:+.{1 if top >= 10 else 2}f}")
+                text = signed_text if signed else f"{value:.0f}"
                 axes.text(column, row, text, ha="center", va="center", fontsize=7, color="white" if dark else "#111111")
         axes.set_xticks(range(len(entries)), entries, rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(readers)), [reader.stage for reader in readers])

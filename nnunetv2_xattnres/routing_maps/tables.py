@@ -212,8 +212,13 @@ def _signed(value: Estimate) -> str:
 def _estimate(value: Estimate, scale: float, form: str) -> str:
     if math.isnan(value.mean):
         return MISSING
-    mean, low, high = (form.format(scale * number) for number in value)
+    mean, low, high = (without_minus_zero(form.format(scale * number)) for number in value)
     return mean if math.isnan(value.low) else f"{mean} ({low} to {high})"
+
+
+def without_minus_zero(text: str) -> str:
+    """``+0.0`` for ``-0.0``, which a small negative number is rounded to."""
+    return "+" + text[1:] if text.startswith("-") and not text.strip("-0.") else text
 
 
 def _count(number: int, what: str) -> str:

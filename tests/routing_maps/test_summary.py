@@ -7,7 +7,14 @@ from nnunetv2_xattnres.routing_maps.colours import entry_colours
 from nnunetv2_xattnres.routing_maps.partitions import AWAY, BOUNDARY, BY_DISTANCE, EVERYWHERE
 from nnunetv2_xattnres.routing_maps.readers import Reader
 from nnunetv2_xattnres.routing_maps.summary import HELD, REVERSED, UNDECIDED, StageSums, claims, splits
-from nnunetv2_xattnres.routing_maps.tables import Results, claim_sentence, knock_out_csv, tables, weights_csv
+from nnunetv2_xattnres.routing_maps.tables import (
+    Results,
+    claim_sentence,
+    knock_out_csv,
+    tables,
+    weights_csv,
+    without_minus_zero,
+)
 
 READER = Reader("decoder 1", "up.0", ("encoder 1", "encoder 2", "current"), (8, 8), (1.0, 4.0, 4.0))
 GROUPS = {EVERYWHERE: {EVERYWHERE: (0,)}, BY_DISTANCE: {"far inside": (0,), BOUNDARY: (1,), AWAY: (0,)}}
@@ -82,6 +89,12 @@ def test_tables_have_as_many_cells_as_columns_and_csv_has_every_entry():
     lines = weights_csv(found).splitlines()
     assert len(lines) == 1 + 3 * (1 + 3)  # entries times groups
     assert "knock" not in " ".join(table.title for table in tables(found))
+
+
+def test_no_table_says_minus_zero():
+    assert [without_minus_zero(text) for text in ("-0.00", "+0.0", "-0.01", "-10.0", "0")] == [
+        "+0.00", "+0.0", "-0.01", "-10.0", "0",
+    ]  # fmt: skip
 
 
 def test_intervals_of_columns_are_those_of_each_by_itself():
