@@ -57,7 +57,8 @@ def load_predictor(
     """nnU-Net's predictor for a trained model, without torch.compile, which hooks cannot look into.
 
     Raises:
-        InputError: something is missing, the device is, or the model is the second one of a cascade.
+        InputError: something is missing, also the device; nnU-Net cannot load the model; or the model is the second one
+            of a cascade.
     """
     needed = [model / DATASET_JSON, model / PLANS_JSON, *(model / f"fold_{fold}" / checkpoint for fold in folds)]
     if missing := [f"{path} does not exist" for path in needed if not path.is_file()]:
@@ -72,7 +73,10 @@ def load_predictor(
         predictor = nnUNetPredictor(
             tile_step_size=step_size, use_mirroring=mirroring, device=torch.device(device), allow_tqdm=False
         )
-        predictor.initialize_from_trained_model_folder(str(model), [*folds], checkpoint_name=checkpoint)
+        try:
+            predictor.initialize_from_trained_model_folder(str(model), [*folds], checkpoint_name=checkpoint)
+        except Exception as error:  # a damaged checkpoint, a network or a trainer that is not installed
+            raise InputError(f"nnU-Net cannot load the model in {model}: {error}") from error
     if (before := predictor.configuration_manager.previous_stage_name) is not None:
         raise InputError(f"This model needs the predictions of {before}: routing shows no cascades, name that model.")
     return predictor

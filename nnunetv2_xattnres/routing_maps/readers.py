@@ -19,7 +19,7 @@ import math
 import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -66,6 +66,8 @@ class StageRouting(Reader):
 
 def find_readers(network: nn.Module, x: Tensor) -> list[Reader]:
     """Names and sizes of all readers, in the order in which they are called for ``x``, ``[B, C, *S]``.
+
+    A reader that is called again is listed once. Where several readers belong to one stage, their modules are named.
 
     Raises:
         InputError: the network has no XAttnRes with a history.
@@ -157,6 +159,8 @@ def _observe(network: nn.Module, x: Tensor, keep_weights: bool = False) -> list[
             origins.add(output, paths[module])
 
     def note_call(module: XAttnRes, inputs: tuple) -> None:
+        if any(note.path == paths[module] for note in notes):
+            return
         history, current = inputs
         entries = list(history)
         notes.append(
@@ -208,6 +212,10 @@ def _name(notes: list[_Note], origins: _Origins, input_size: tuple[int, ...]) ->
             size=note.sizes[-1],
             strides=(*strides[:-1], max(strides[-2:])),
         )
+    stages = [note.reader.stage for note in notes]
+    for note in notes:
+        if stages.count(note.reader.stage) > 1:
+            note.reader = replace(note.reader, stage=f"{note.reader.stage} ({note.path})")
 
 
 def _common(paths: Sequence[str]) -> list[str]:

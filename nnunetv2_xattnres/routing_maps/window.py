@@ -7,7 +7,7 @@ in the same way, with the same tiles and the same Gaussian. An average of weight
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from itertools import combinations, product
 from typing import Any
 
@@ -107,11 +107,11 @@ def _tile_weights(predictor: Any, network: nn.Module, tile: Tensor, readers: Seq
         seen: dict[str, Tensor] = {}
 
         def see(path: str, weights: Tensor, seen: dict[str, Tensor] = seen) -> None:
-            seen[path] = weights
+            seen.setdefault(path, weights)  # of the first call, where a reader is called again
             if len(seen) == len(modules):
                 raise _Enough
 
-        autocast = torch.autocast(tile.device.type, enabled=tile.device.type == "cuda")
+        autocast = torch.autocast("cuda") if tile.device.type == "cuda" else nullcontext()  # as nnU-Net does
         with watched(network, modules, see), autocast, suppress(_Enough):
             network(torch.flip(tile, mirror))
         for module, weights in seen.items():

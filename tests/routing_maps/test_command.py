@@ -130,6 +130,13 @@ def test_a_model_without_xattnres_says_so_in_one_line(frames, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_damaged_checkpoint(frames, tmp_path, capsys):
+    model = tmp_path / "model"
+    shutil.copytree(frames / "model", model)
+    (model / "fold_0" / "checkpoint_final.pth").write_bytes(b"cut off")
+    check(capsys, "nnU-Net cannot load the model in ", "-m", model, "-i", frames / "images", "-o", tmp_path / "out")
+
+
 def test_an_image_that_is_not_what_the_model_was_trained_with(frames, tmp_path, capsys):
     images = tmp_path / "images"
     shutil.copytree(frames / "images", images)

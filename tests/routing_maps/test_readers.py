@@ -63,6 +63,23 @@ def test_a_network_of_ones_own():
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
 
 
+def test_two_readers_of_one_stage_are_told_apart():
+    class Twice(OwnNetwork):
+        def __init__(self):
+            super().__init__()
+            self.again = XAttnRes([4], 4, nn.Conv2d)
+
+        def forward(self, x):
+            first = self.stages[0](x)
+            second = self.stages[1](first)
+            self.again([first], second)  # called twice, listed once
+            return self.again([first], second) + self.mix([first, second, first], second)
+
+    readers = find_readers(Twice().eval(), torch.rand(1, 1, 8, 8))
+    assert [reader.module for reader in readers] == ["again", "mix"]
+    assert len({reader.stage for reader in readers}) == 2
+
+
 def test_wrappers_are_seen_through():
     network, x = unet(2).eval(), torch.rand(1, 1, 16, 16)
     assert find_readers(nn.DataParallel(network), x) == find_readers(network, x)
