@@ -122,8 +122,9 @@ def analyse_case(
     reference = read_labels(predictor, case.reference, inside.shape) if case.reference else None
     objects = prediction if reference is None else reference
     shown = _slice(predictor, case, objects, place)
-    shown.reference = None if reference is None else reference[shown.place or 0]
-    shown.prediction = prediction[shown.place or 0]
+    # copies: a view would keep the whole volume in memory
+    shown.reference = None if reference is None else reference[shown.place or 0].copy()
+    shown.prediction = prediction[shown.place or 0].copy()
     spacing = [float(length) for length in properties["spacing"]]
     parts = partitions(
         analysis.labels, inside, objects, None if reference is None else prediction, spacing, analysis.edges

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib
 
+from nnunetv2_xattnres.evaluation.labels import Labels
 from nnunetv2_xattnres.routing_maps.readers import CURRENT, Reader
+from nnunetv2_xattnres.visualization.overlay import CLASS_COLOURS
 
 HUES = {"encoder": "Blues", "decoder": "Oranges", "entry": "Greys"}
 OTHERS = ("Blues", "Oranges", "Purples", "Greens")
@@ -40,6 +42,16 @@ def entry_colours(readers: Sequence[Reader]) -> Mapping[str, str]:
             lightness = index / max(1, len(own) - 1)
             colours[entry] = matplotlib.colors.to_hex(scale(DARKEST - lightness * (DARKEST - LIGHTEST)))
     return {entry: colours[entry] for entry in strides} | {CURRENT: CURRENT_COLOUR}
+
+
+def class_colours(labels: Labels) -> Mapping[str, str]:
+    """Name of each label value, as on reference and prediction, to colour; a value of regions alone has a number."""
+    names = {values[0]: name for name, values in labels.foreground.items() if len(values) == 1}
+    colours = CLASS_COLOURS / 255
+    return {
+        names.get(value, f"label {value}"): matplotlib.colors.to_hex(colours[(value - 1) % len(colours)])
+        for value in sorted(labels.known - {0, labels.ignore})
+    }
 
 
 def rgb(colour: str) -> tuple[int, int, int]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from nnunetv2_xattnres import __version__
+from nnunetv2_xattnres.routing_maps.colours import class_colours
 from nnunetv2_xattnres.routing_maps.figures import Chart
 from nnunetv2_xattnres.routing_maps.partitions import BY_CLASS, BY_DISTANCE, BY_OUTCOME
 from nnunetv2_xattnres.routing_maps.pictures import Tile
@@ -70,6 +71,7 @@ class Page:
     subtitle: str
     claim: str
     legend: list[tuple[str, str]]
+    classes: list[tuple[str, str]]
     case_rule: str
     cases: list[PageCase]
     figures: list[tuple[str, str, str, list[Chart]]]
@@ -115,6 +117,7 @@ def describe(
         f"{len(analysis.readers)} stages with XAttnRes. Weights of the routing, per pixel.",
         claim=claim_sentence(results),
         legend=list(colours.items()),
+        classes=list(class_colours(analysis.labels).items()),
         case_rule=PICTURE_RULE.format(objects=objects.split(",")[0], limit=limit).strip(),
         cases=cases,
         figures=[section for section in sections if section[3]],

@@ -52,16 +52,22 @@ def tiles(shown: CaseSlice, readers: Sequence[Reader], colours: Mapping[str, str
 
 
 def write_case(
-    path: Path, shown: CaseSlice, pictures: Sequence[Tile], readers: Sequence[Reader], colours: Mapping[str, str]
+    path: Path,
+    shown: CaseSlice,
+    pictures: Sequence[Tile],
+    readers: Sequence[Reader],
+    colours: Mapping[str, str],
+    classes: Mapping[str, str],
 ) -> None:
-    """All tiles of a case and the legend as a PNG."""
+    """All tiles of a case as a PNG, with the colours of entries and, below them, of classes."""
     from matplotlib.patches import Patch
 
     rows = -(-len(pictures) // COLUMNS)
     height = INCHES * pictures[0].image.shape[0] / pictures[0].image.shape[1] + 0.25
     used = [entry for entry in colours if any(entry in reader.entries for reader in readers)]
-    lines = -(-len(used) // 6)
-    figure = _new(INCHES * COLUMNS, height * rows + 0.5 + 0.25 * lines)
+    legends = (("largest weight", {entry: colours[entry] for entry in used}), ("classes", classes))
+    lines = max(1 + -(-len(items) // 3) for _, items in legends)
+    figure = _new(INCHES * COLUMNS, height * rows + 0.5 + 0.22 * lines)
     with matplotlib.rc_context(STYLE | {"figure.facecolor": "white", "savefig.facecolor": "white"}):
         for place, tile in enumerate(pictures, start=1):
             axes = figure.add_subplot(rows, COLUMNS, place)
@@ -69,10 +75,11 @@ def write_case(
             axes.set_title(tile.title, fontsize=8)
             bare(axes)
         figure.suptitle(slice_title(shown), fontsize=10)
-        figure.legend(
-            handles=[Patch(color=colours[entry], label=entry) for entry in used],
-            loc="outside lower center", ncols=6, fontsize=8, frameon=False,
-        )  # fmt: skip
+        for place, (title, items) in zip(("outside lower left", "outside lower right"), legends, strict=True):
+            figure.legend(
+                handles=[Patch(color=colour, label=name) for name, colour in items.items()],
+                title=title, loc=place, ncols=3, fontsize=8, title_fontsize=8, frameon=False,
+            )  # fmt: skip
         with written(path) as partial:
             figure.savefig(partial, dpi=130)
 

@@ -16,7 +16,7 @@ from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.evaluation.files import write_text
 from nnunetv2_xattnres.json_files import write_json
 from nnunetv2_xattnres.routing_maps.analysis import Analysis, analyse_case, begin
-from nnunetv2_xattnres.routing_maps.colours import entry_colours
+from nnunetv2_xattnres.routing_maps.colours import class_colours, entry_colours
 from nnunetv2_xattnres.routing_maps.model import Case, find_cases, load_predictor
 from nnunetv2_xattnres.routing_maps.summary import decoders
 
@@ -82,6 +82,7 @@ def _write(request: Request, predictor: Any, cases: Sequence[Case], analysis: An
 
     figures = output / FIGURES
     colours = entry_colours(analysis.readers)
+    classes = class_colours(analysis.labels)
     drawn = decoders(analysis.readers)
     channels = predictor.dataset_json.get("channel_names", predictor.dataset_json.get("modality", {}))
     ct = str(next(iter(channels.values()), "")).upper() == "CT"
@@ -93,7 +94,7 @@ def _write(request: Request, predictor: Any, cases: Sequence[Case], analysis: An
                 place=request.slice, knock_out=request.knock_out, progress=bar.update,
             )  # fmt: skip
             pictures = tiles(shown, drawn, colours, ct)
-            write_case(figures / f"{case.name}.png", shown, pictures, drawn, colours)
+            write_case(figures / f"{case.name}.png", shown, pictures, drawn, colours, classes)
             if request.heat_maps:
                 for reader in analysis.readers:
                     write_heat_maps(figures / f"{case.name}_{reader.stage.replace(' ', '_')}.png", shown, reader)

@@ -17,6 +17,7 @@ from nnunetv2_xattnres.routing_maps.partitions import AWAY, BOUNDARY, BY_DISTANC
 from nnunetv2_xattnres.routing_maps.readers import Reader
 
 Groups = Mapping[str, Mapping[str, tuple[int, ...]]]  # partition to group to the numbers of its pixels
+LEAST_CASES = 6  # all differences of fewer cases have one sign by chance in more than 5 % of the samples
 HELD, REVERSED, UNDECIDED = "held", "did not hold", "these cases cannot decide"
 
 
@@ -137,9 +138,9 @@ def claims(
 
 def _claim(stage: str, values: np.ndarray) -> Claim:
     (difference,) = estimates(values[:, None])
-    reading = UNDECIDED
-    if difference.high < 0:
+    cases, reading = int((~np.isnan(values)).sum()), UNDECIDED
+    if cases >= LEAST_CASES and difference.high < 0:
         reading = HELD
-    elif difference.low > 0:
+    elif cases >= LEAST_CASES and difference.low > 0:
         reading = REVERSED
-    return Claim(stage, difference, reading, int((~np.isnan(values)).sum()))
+    return Claim(stage, difference, reading, cases)

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from nnunetv2_xattnres.ablation.report.statistics import bootstrap_interval, bootstrap_intervals
+from nnunetv2_xattnres.evaluation.labels import Labels
 from nnunetv2_xattnres.routing_maps.analysis import Analysis
-from nnunetv2_xattnres.routing_maps.colours import entry_colours
+from nnunetv2_xattnres.routing_maps.colours import class_colours, entry_colours, rgb
 from nnunetv2_xattnres.routing_maps.partitions import AWAY, BOUNDARY, BY_DISTANCE, EVERYWHERE
 from nnunetv2_xattnres.routing_maps.readers import Reader
 from nnunetv2_xattnres.routing_maps.summary import HELD, REVERSED, UNDECIDED, StageSums, claims, splits
@@ -15,6 +16,7 @@ from nnunetv2_xattnres.routing_maps.tables import (
     weights_csv,
     without_minus_zero,
 )
+from nnunetv2_xattnres.visualization.overlay import CLASS_COLOURS
 
 READER = Reader("decoder 1", "up.0", ("encoder 1", "encoder 2", "current"), (8, 8), (1.0, 4.0, 4.0))
 GROUPS = {EVERYWHERE: {EVERYWHERE: (0,)}, BY_DISTANCE: {"far inside": (0,), BOUNDARY: (1,), AWAY: (0,)}}
@@ -54,7 +56,8 @@ def test_the_claim_is_in_octaves_and_held_reversed_or_open():
     assert claim.reading == HELD and single[0].stage == "decoder 1"
     assert claims([READER], GROUPS, [case(0.4 + 0.01 * n, 0.9) for n in range(8)])[0].reading == REVERSED
     assert claims([READER], GROUPS, [case(0.5 + 0.1 * (-1) ** n, 0.5) for n in range(8)])[0].reading == UNDECIDED
-    assert claims([READER], GROUPS, held[:1])[0].reading == UNDECIDED  # one case has no interval
+    assert claims([READER], GROUPS, held[:6])[0].reading == HELD
+    assert claims([READER], GROUPS, held[:5])[0].reading == UNDECIDED  # one sign in five cases is chance
 
 
 def test_the_sentence_says_number_interval_and_cases():
@@ -89,6 +92,13 @@ def test_tables_have_as_many_cells_as_columns_and_csv_has_every_entry():
     lines = weights_csv(found).splitlines()
     assert len(lines) == 1 + 3 * (1 + 3)  # entries times groups
     assert "knock" not in " ".join(table.title for table in tables(found))
+
+
+def test_classes_have_the_colours_of_their_label_values():
+    labels = Labels({"whole": (1, 2), "core": (2,)}, frozenset({0, 1, 2, 3}), ignore=3)
+    found = class_colours(labels)
+    assert list(found) == ["label 1", "core"]
+    assert [rgb(colour) for colour in found.values()] == [tuple(map(int, colour)) for colour in CLASS_COLOURS[:2]]
 
 
 def test_no_table_says_minus_zero():
