@@ -93,7 +93,7 @@ def _by_class(labels: Labels, counted: np.ndarray, objects: np.ndarray) -> Parti
 def boundary_distance(objects: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     """Distance of each pixel to the nearest one with another label, float32; infinite where there is one label only."""
     distance = np.full(objects.shape, np.inf, dtype=np.float32)
-    shifted = objects.astype(np.int32) + 1  # the background is a label as well
+    shifted = objects.astype(np.uint16) + np.uint16(1)  # the background is a label as well
     boxes = find_objects(shifted)
     if sum(box is not None for box in boxes) < 2:
         return distance
@@ -101,7 +101,26 @@ def boundary_distance(objects: np.ndarray, spacing: Sequence[float]) -> np.ndarr
         if box is not None:
             around = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in box)  # what is not it lies there
             inside = shifted[around] == value
-            distance[around][inside] = distance_transform_edt(inside, sampling=spacing)[inside]
+            distance[around][inside] = _distance_to_outside(inside, spacing)[inside]
+    return distance
+
+
+def _distance_to_outside(inside: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """Distance of each pixel to the nearest one that is not ``inside``, float32.
+
+    scipy's own distances need 80 bytes per pixel; the nearest pixels, from which they come, need 20.
+    """
+    nearest = distance_transform_edt(inside, sampling=spacing, return_distances=False, return_indices=True)
+    grid = np.meshgrid(*map(np.arange, inside.shape[1:]), indexing="ij", sparse=True)
+    distance = np.empty(inside.shape, dtype=np.float32)
+    for place, row in enumerate(distance):
+        steps = [place, *grid]
+        row[...] = np.sqrt(
+            sum(
+                np.square(np.float32(length) * (nearest[axis, place] - step).astype(np.float32))
+                for axis, (step, length) in enumerate(zip(steps, spacing, strict=True))
+            )
+        )
     return distance
 
 

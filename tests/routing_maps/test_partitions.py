@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.ndimage import distance_transform_edt
 
 from nnunetv2_xattnres.evaluation.labels import Labels
 from nnunetv2_xattnres.routing_maps.partitions import (
@@ -31,6 +32,13 @@ def test_distance_is_to_the_nearest_pixel_of_another_label_whichever_it_is():
     assert boundary_distance(objects, (1, 1, 1)).ravel().tolist() == [4, 3, 2, 1, 1, 2, 3, 2, 1, 1, 2, 3]
     assert boundary_distance(objects, (1, 1, 2.5)).ravel()[0] == 10
     assert np.isinf(boundary_distance(line((1, 3)), (1, 1, 1))).all()
+
+
+def test_distance_is_scipys_in_three_axes():
+    objects = np.random.default_rng(0).random((6, 9, 11)).round().astype(int)
+    objects[1:5, 2:8, 3:10] = 1
+    expected = sum(distance_transform_edt(objects == label, sampling=(3, 1, 0.5)) for label in (0, 1))
+    assert np.allclose(boundary_distance(objects, (3, 1, 0.5)), expected, atol=1e-5)
 
 
 def test_groups_by_distance_are_signed_and_overlap_where_they_should():
