@@ -14,7 +14,9 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet, Resi
 from nnunetv2 import paths
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
 from nnunetv2.training.dataloading import nnunet_dataset
 from nnunetv2.training.logging import nnunet_logger
 from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
@@ -230,6 +232,30 @@ def test_the_readers():
     content = {"file_ending": ".png", "channel_names": {"0": "R"}, "labels": {"background": 0}}
     reader = determine_reader_writer_from_dataset_json(content, None, False)()
     assert parameters(reader.read_seg) == ["seg_fname"] and parameters(reader.read_images) == ["image_fnames"]
+
+
+def test_the_predictors_parts_for_routing_maps():
+    constructor = parameters(nnUNetPredictor.__init__)
+    assert {"tile_step_size", "use_mirroring", "device", "allow_tqdm"} <= set(constructor)
+    text = source(nnUNetPredictor)
+    # the tiles, their Gaussian and their mirror images are averaged in routing_maps/window.py as they are here
+    for part in (
+        "pad_nd_image(input_image, self.configuration_manager.patch_size,",
+        "compute_gaussian(tuple(self.configuration_manager.patch_size), sigma_scale=1. / 8,",
+        "compute_steps_for_sliding_window(image_size, self.configuration_manager.patch_size,",
+        "itertools.combinations(mirror_axes, i + 1)",
+        "self.allowed_mirroring_axes if self.use_mirroring else None",
+    ):
+        assert part in text, part
+    assert parameters(compute_steps_for_sliding_window) == ["image_size", "tile_size", "tile_step_size"]
+    text = source(convert_predicted_logits_to_segmentation_with_correct_shape)
+    for part in (
+        "configuration_manager.resampling_fn_probabilities(predicted_logits,",
+        "properties_dict['shape_after_cropping_and_before_resampling']",
+        "segmentation, properties_dict['bbox_used_for_cropping'])",
+        "transpose(plans_manager.transpose_backward)",
+    ):
+        assert part in text, part
 
 
 def test_the_augmenters():

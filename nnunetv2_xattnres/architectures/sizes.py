@@ -52,15 +52,16 @@ class AnySizeNetwork(nn.Module):
         With deep supervision it is a list, and all have the size of the input.
         """
         size = x.shape[2:]
-        resized = self.input_size is not None and tuple(size) != self.input_size
-        if resized:
+        if self.input_size is not None and tuple(size) != self.input_size:
             x = F.interpolate(x, self.input_size, mode="bilinear", antialias=True)
-        inner = x.shape[2:]
-        x = _pad(x, self.stride)
-        outputs = [resize(logits, x.shape[2:])[..., : inner[0], : inner[1]] for logits in self.segment(x)]
-        if resized:
-            outputs = [resize(logits, size) for logits in outputs]
+        outputs = [self.at_input_size(logits, size) for logits in self.segment(_pad(x, self.stride))]
         return outputs if self.decoder.deep_supervision else outputs[0]
+
+    def at_input_size(self, maps: Tensor, size: Sequence[int]) -> Tensor:
+        """Maps of the padded input, ``[B, C, h, w]`` at any resolution, brought to an input of ``size``."""
+        inner = size if self.input_size is None else self.input_size
+        padded = [length + more for length, more in zip(inner, _padding(inner, self.stride), strict=True)]
+        return resize(resize(maps, padded)[..., : inner[0], : inner[1]], size)
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
         """Elements of all feature maps for one sample of ``input_size``, by which planners estimate memory.
@@ -125,8 +126,12 @@ def _pad(x: Tensor, stride: int) -> Tensor:
 
     One image of ``stride`` by ``stride`` would give a single value, on which batch normalisation cannot be trained.
     """
-    height, width = x.shape[2:]
-    bottom, right = -height % stride, -width % stride
-    if height <= stride and width <= stride:
-        right += stride
+    bottom, right = _padding(x.shape[2:], stride)
     return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
+
+
+def _padding(size: Sequence[int], stride: int) -> tuple[int, int]:
+    """Rows and columns that :func:`_pad` adds."""
+    height, width = size
+    bottom, right = -height % stride, -width % stride
+    return bottom, right + stride if height <= stride and width <= stride else right

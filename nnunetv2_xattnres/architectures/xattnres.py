@@ -6,7 +6,7 @@ This file imports torch alone, so that you can copy it into any other project.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -196,7 +196,29 @@ class XAttnRes(nn.Module):
         features, weights = self.inputs(history, x)
         query = self.scaled_query(x)
         with _without_autocast(x):
-            return torch.stack(_softmax(_aligned(features, weights), query, self.eps), dim=1)
+            logits = [_logit(_align(*pair, x), query, self.eps) for pair in _projected(features, weights)]
+            return torch.stack(logits, dim=1).softmax(1)
+
+    def mix_without(self, left_out: Collection[int], history: Sequence[Tensor] | History, x: Tensor) -> Tensor:
+        """The mixture where the weights of some entries are 0 and the others are scaled to a sum of 1 again.
+
+        For the question of what an entry contributes, in plain torch.
+
+        Args:
+            left_out: Indices of history entries; K, their number, stands for ``x``.
+            history: As in :meth:`forward`.
+            x: As in :meth:`forward`.
+
+        Raises:
+            ValueError: an index does not exist, or no entry is left.
+        """
+        features, weights = self.inputs(history, x)
+        kept = [index for index in range(len(features)) if index not in left_out]
+        if not kept or not all(0 <= index < len(features) for index in left_out):
+            raise ValueError(f"entries {sorted(left_out)} cannot be left out of {len(features)}")
+        with _without_autocast(x):
+            entries = [_align(*pair, x) for pair in _projected(features, weights)]
+            return _mix([entries[index] for index in kept], self.scaled_query(x), self.eps).to(x.dtype)
 
     def feature_map_size(self, history_sizes: Sequence[Sequence[int]], size: Sequence[int]) -> int:
         """Elements kept for the backward pass of one sample: pooled and aggregated maps."""
@@ -252,42 +274,47 @@ def mix_plain(features: Sequence[Tensor], weights: Sequence[Tensor], query: Tens
     Returns:
         The mixture, ``[B, C, *S]``, in the dtype of the last feature.
     """
-    with _without_autocast(features[-1]):
-        entries = _aligned(features, weights)
-        mixed = torch.zeros((), dtype=query.dtype, device=query.device)
-        for weight, entry in zip(_softmax(entries, query, eps), entries, strict=True):
-            mixed = torch.addcmul(mixed, weight.unsqueeze(1), entry.to(query.dtype))
-        return mixed.to(features[-1].dtype)
+    last = features[-1]
+    with _without_autocast(last):
+        entries = [_align(*pair, last) for pair in _projected(features, weights)]
+        return _mix(entries, query, eps).to(last.dtype)
 
 
-def _aligned(features: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
-    """All features, projected and enlarged to the width and size of the last one (eq. 4).
+def _projected(features: Sequence[Tensor], weights: Sequence[Tensor]) -> list[tuple[Tensor, Tensor | None]]:
+    """Every feature, and its projection where its width is not that of the last one."""
+    weights = list(weights)
+    width = features[-1].shape[1]
+    return [(feature, None if feature.shape[1] == width else weights.pop(0)) for feature in features]
+
+
+def _align(feature: Tensor, weight: Tensor | None, last: Tensor) -> Tensor:
+    """A feature projected and enlarged to the last one's width and size (eq. 4).
 
     A 1x1 convolution commutes with linear interpolation, so projecting first is exact, and cheapest.
     """
-    last = features[-1]
     dims, size = last.ndim - 2, last.shape[2:]
-    weights = list(weights)
-    entries = []
-    for feature in features:
-        if feature.shape[1] != last.shape[1]:
-            weight = weights.pop(0).to(feature.dtype)
-            feature = (F.conv2d if dims == 2 else F.conv3d)(feature, weight)
-        if feature.shape[2:] != size:
-            mode = "bilinear" if dims == 2 else "trilinear"
-            feature = F.interpolate(feature, size=size, mode=mode, align_corners=False)
-        entries.append(feature)
-    return entries
+    if weight is not None:
+        feature = (F.conv2d if dims == 2 else F.conv3d)(feature, weight.to(feature.dtype))
+    if feature.shape[2:] != size:
+        mode = "bilinear" if dims == 2 else "trilinear"
+        feature = F.interpolate(feature, size=size, mode=mode, align_corners=False)
+    return feature
 
 
-def _softmax(entries: Sequence[Tensor], query: Tensor, eps: float) -> tuple[Tensor, ...]:
-    """The softmax weight of each entry per pixel, ``[B, *S]`` (eq. 6 and 7)."""
-    logits = []
-    for entry in entries:
-        entry = entry.to(query.dtype)
-        rstd = (entry.square().mean(1) + eps).rsqrt()
-        logits.append(torch.einsum("bc...,c->b...", entry, query) * rstd)
-    return torch.stack(logits).softmax(0).unbind(0)
+def _logit(entry: Tensor, query: Tensor, eps: float) -> Tensor:
+    """The query's product with an entry's RMS-normalised channels per pixel, ``[B, *S]`` (eq. 5 and 6)."""
+    entry = entry.to(query.dtype)
+    rstd = (entry.square().mean(1) + eps).rsqrt()
+    return torch.einsum("bc...,c->b...", entry, query) * rstd
+
+
+def _mix(entries: Sequence[Tensor], query: Tensor, eps: float) -> Tensor:
+    """The softmax-weighted sum of aligned entries (eq. 7 and 8), in the query's dtype."""
+    weights = torch.stack([_logit(entry, query, eps) for entry in entries]).softmax(0)
+    mixed = torch.zeros((), dtype=query.dtype, device=query.device)
+    for weight, entry in zip(weights.unbind(0), entries, strict=True):
+        mixed = torch.addcmul(mixed, weight.unsqueeze(1), entry.to(query.dtype))
+    return mixed
 
 
 def _without_autocast(x: Tensor) -> AbstractContextManager[None]:

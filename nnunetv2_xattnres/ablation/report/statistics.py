@@ -5,6 +5,7 @@ mean is over cases, then over labels. The summary is the mean and the standard d
 """
 
 import warnings
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -102,22 +103,42 @@ def bootstrap_interval(differences: np.ndarray, resamples: int = RESAMPLES) -> t
 
     The random numbers start from a fixed seed, so the same data give the same interval.
     """
-    cases = len(differences)
-    if cases < 2:
+    if len(differences) < 2:
         return float("nan"), float("nan")
+    low, high = _interval(np.concatenate([nanmean(means, 1) for means in _resampled(differences, resamples)]))
+    return float(low), float(high)
+
+
+def bootstrap_intervals(values: np.ndarray, resamples: int = RESAMPLES) -> tuple[np.ndarray, np.ndarray]:
+    """The same for each column of (cases, columns) by itself: lower and upper ends, NaN where a column has no value."""
+    missing = np.full(values.shape[1], np.nan)
+    if len(values) < 2:
+        return missing, missing
+    low, high = _interval(np.concatenate(list(_resampled(values, resamples))))
+    single = (~np.isnan(values)).sum(0) < 2
+    return np.where(single, np.nan, low), np.where(single, np.nan, high)
+
+
+def _resampled(values: np.ndarray, resamples: int) -> Iterator[np.ndarray]:
+    """Means over cases of (cases, columns) with cases drawn again, (resamples, columns), in parts."""
+    cases = len(values)
     rng = np.random.default_rng(0)
-    valid = ~np.isnan(differences)
-    filled = np.where(valid, differences, 0.0)
-    means = []
-    for start in range(0, resamples, 1000):  # in parts: all at once, a few thousand cases would need gigabytes
+    valid = ~np.isnan(values)
+    filled = np.where(valid, values, 0.0)
+    for start in range(0, resamples, 1000):  # in parts: a few thousand cases would need gigabytes at once
         size = min(1000, resamples - start)
         counts = rng.multinomial(cases, np.full(cases, 1 / cases), size=size).astype(float)
         drawn = counts @ valid
         with np.errstate(invalid="ignore", divide="ignore"):
-            means.append(nanmean(np.where(drawn > 0, (counts @ filled) / drawn, np.nan), 1))
+            yield np.where(drawn > 0, (counts @ filled) / drawn, np.nan)
+
+
+def _interval(means: np.ndarray) -> np.ndarray:
+    """Lower and upper end of the percentile interval along the first axis."""
     tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.nanpercentile(np.concatenate(means), [tail, 100 - tail])
-    return float(low), float(high)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of a column without any value
+        return np.nanpercentile(means, [tail, 100 - tail], axis=0)
 
 
 def _seed_test(baseline: np.ndarray, variant: np.ndarray) -> float:

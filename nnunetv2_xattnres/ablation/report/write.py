@@ -13,6 +13,7 @@ from nnunetv2_xattnres.ablation.report.page import Page, describe
 from nnunetv2_xattnres.ablation.report.panels import Panel, make_panels
 from nnunetv2_xattnres.ablation.report.results import Results, load_results
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.visualization.pages import render_page
 from nnunetv2_xattnres.visualization.svg import standalone
 
 PAGE = "report.html"
@@ -55,16 +56,8 @@ def write_report(study: Path, output: Path | None = None) -> Path:
 
 
 def _write(folder: Path, results: Results, page: Page, panels: list[Panel]) -> None:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    pages = Environment(
-        loader=PackageLoader("nnunetv2_xattnres.ablation.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
     texts = (
-        pages.get_template("page.html.j2").render(report=page),
+        render_page("ablation/report/page.html.j2", report=page),
         markdown(page),
         csv_files.case_table(results),
         csv_files.configuration_table(results),

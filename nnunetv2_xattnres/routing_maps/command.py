@@ -1,0 +1,72 @@
+"""``nnunetv2_xattnres routing``: which entries of the history a trained model listens to, on real cases."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nnunetv2_xattnres.arguments import parse_names
+from nnunetv2_xattnres.errors import InputError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``routing``: those of ``nnUNetv2_predict``, and what to show."""
+    parser.add_argument("-i", dest="images", type=Path, required=True, metavar="FOLDER", help="images, as for nnU-Net")
+    parser.add_argument("-o", dest="output", type=Path, required=True, metavar="FOLDER", help="a new folder to write")
+    model = parser.add_argument_group("the model, as for nnUNetv2_predict")
+    model.add_argument("-m", dest="model", type=Path, metavar="FOLDER", help="its folder, instead of -d, -c, -tr, -p")
+    model.add_argument("-d", dest="dataset", metavar="DATASET", help="number or name")
+    model.add_argument("-c", dest="configuration", metavar="NAME", help="configuration")
+    model.add_argument("-tr", dest="trainer", default="nnUNetTrainer", metavar="NAME", help="trainer (nnUNetTrainer)")
+    model.add_argument("-p", dest="plans", default="nnUNetPlans", metavar="NAME", help="plans (nnUNetPlans)")
+    model.add_argument(
+        "-f", dest="folds", nargs="+", default=["0", "1", "2", "3", "4"], metavar="FOLD", help="folds (all five)"
+    )
+    model.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", metavar="FILE", help="checkpoint")
+    model.add_argument("-step_size", type=float, default=0.5, metavar="PART", help="step of the tiles (0.5)")
+    model.add_argument("--disable_tta", action="store_true", help="no mirroring")
+    model.add_argument("-device", choices=("cuda", "cpu", "mps"), default="cuda", help="what to compute on (cuda)")
+    shown = parser.add_argument_group("what to show")
+    shown.add_argument("--labels", type=Path, metavar="FOLDER", help="reference masks, with the names of the cases")
+    shown.add_argument("--cases", nargs="+", metavar="NAME", help="these cases only")
+    shown.add_argument("--stages", nargs="+", metavar="NAME", help='these stages only, such as "decoder 4"')
+    shown.add_argument(
+        "--slice", type=int, metavar="N", help="slice of volumes for the pictures (default: the one with most objects)"
+    )
+    shown.add_argument("--heat-maps", action="store_true", help="also draw the weight of each entry")
+    shown.add_argument(
+        "--knock-out", action="store_true",
+        help="Dice without each entry of each stage: one more prediction each, so name a few --stages and --cases",
+    )  # fmt: skip
+    shown.add_argument("--overwrite", action="store_true", help="replace what an earlier run wrote to -o")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Show the routing, and print where the page is."""
+    if (args.model is None) == (args.dataset is None) or (args.dataset and not args.configuration):
+        raise InputError("Name the model once: -d with -c (and -tr, -p), as for nnUNetv2_predict, or -m FOLDER.")
+
+    from nnunetv2_xattnres.routing_maps.model import find_model
+    from nnunetv2_xattnres.routing_maps.run import Request, show_routing
+
+    model = args.model or find_model(args.dataset, args.trainer, args.plans, args.configuration)
+    page = show_routing(
+        Request(
+            model=model,
+            images=args.images,
+            output=args.output,
+            folds=args.folds,
+            checkpoint=args.checkpoint,
+            step_size=args.step_size,
+            mirroring=not args.disable_tta,
+            device=args.device,
+            labels=args.labels,
+            cases=parse_names(args.cases, "--cases") if args.cases else None,
+            stages=parse_names(args.stages, "--stages") if args.stages else None,
+            slice=args.slice,
+            heat_maps=args.heat_maps,
+            knock_out=args.knock_out,
+            overwrite=args.overwrite,
+        )
+    )
+    print(f"wrote {page}")

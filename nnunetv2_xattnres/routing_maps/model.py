@@ -1,0 +1,188 @@
+"""The trained model and the cases that a run looks at: found, checked, and read with nnU-Net's own classes."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.evaluation.cases import read_mask
+from nnunetv2_xattnres.nnunet_layout import DATASET_JSON, RESULTS, variable_folder
+
+PLANS_JSON = "plans.json"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case of the images' folder."""
+
+    name: str
+    images: tuple[str, ...]
+    reference: Path | None = None
+
+
+def find_model(dataset: str, trainer: str, plans: str, configuration: str) -> Path:
+    """The folder of a trained model below ``nnUNet_results``.
+
+    Raises:
+        InputError: nnU-Net does not know the data set.
+    """
+    variable_folder(RESULTS)
+    from nnunetv2.utilities.file_path_utilities import get_output_folder
+
+    try:
+        with silent():
+            return Path(get_output_folder(dataset, trainer, plans, configuration))
+    except Exception as error:  # nnU-Net raises RuntimeError, ValueError or AssertionError
+        raise InputError(f"nnU-Net does not know the data set {dataset}: {error}") from error
+
+
+def load_predictor(
+    model: Path,
+    folds: Sequence[str],
+    *,
+    checkpoint: str = "checkpoint_final.pth",
+    step_size: float = 0.5,
+    mirroring: bool = True,
+    device: str = "cuda",
+) -> Any:
+    """nnU-Net's predictor for a trained model, without torch.compile, which hooks cannot look into.
+
+    Raises:
+        InputError: something is missing, also the device; nnU-Net cannot load the model; or the model is the second one
+            of a cascade.
+    """
+    needed = [model / DATASET_JSON, model / PLANS_JSON, *(model / f"fold_{fold}" / checkpoint for fold in folds)]
+    if missing := [f"{path} does not exist" for path in needed if not path.is_file()]:
+        raise InputError("There is no such model: set -tr, -p, -c, -f and -chk, or -m, as for nnU-Net.", missing)
+    if not 0 < step_size <= 1:
+        raise InputError(f"-step_size is {step_size:g}: give a part of the patch, more than 0 and at most 1.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("-device is cuda, and PyTorch finds no GPU here: add -device cpu.")
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    with silent(), _environment("nnUNet_compile", "f"):
+        predictor = nnUNetPredictor(
+            tile_step_size=step_size, use_mirroring=mirroring, device=torch.device(device), allow_tqdm=False
+        )
+        try:
+            predictor.initialize_from_trained_model_folder(str(model), [*folds], checkpoint_name=checkpoint)
+        except Exception as error:  # a damaged checkpoint, a network or a trainer that is not installed
+            raise InputError(f"nnU-Net cannot load the model in {model}: {error}") from error
+    if (before := predictor.configuration_manager.previous_stage_name) is not None:
+        raise InputError(f"This model needs the predictions of {before}: routing shows no cascades, name that model.")
+    return predictor
+
+
+def find_cases(predictor: Any, images: Path, labels: Path | None, wanted: Sequence[str] | None) -> list[Case]:
+    """The cases of a folder, all or those of these names, with their references where ``labels`` is given.
+
+    Raises:
+        InputError: a folder, an image or a reference is missing; all of them are listed.
+    """
+    from nnunetv2.utilities.utils import create_lists_from_splitted_dataset_folder
+
+    for folder in filter(None, (images, labels)):
+        if not folder.is_dir():
+            raise InputError(f"{folder} is not a folder.")
+    ending = predictor.dataset_json["file_ending"]
+    cases = []
+    for files in create_lists_from_splitted_dataset_folder(str(images), ending):
+        name = os.path.basename(files[0])[: -len(f"_0000{ending}")]
+        cases.append(Case(name, tuple(files), labels / f"{name}{ending}" if labels else None))
+    if not cases:
+        raise InputError(f"{images} has no image NAME_0000{ending}: -i names a folder as for nnUNetv2_predict.")
+    if wanted is not None:
+        found = {case.name for case in cases}
+        if unknown := [f"{name} is not in {images}" for name in wanted if name not in found]:
+            raise InputError("--cases names cases that do not exist.", unknown)
+        cases = [case for case in cases if case.name in wanted]
+    references = [case.reference for case in cases if case.reference]
+    if problems := [f"{path} does not exist" for path in references if not path.is_file()]:
+        raise InputError("Not every case has a reference in --labels.", problems)
+    return cases
+
+
+def preprocess(predictor: Any, case: Case) -> tuple[torch.Tensor, dict[str, Any]]:
+    """``[C, *S]`` with three spatial axes, float32, and what nnU-Net says about the case.
+
+    Raises:
+        InputError: nnU-Net cannot read it, or it has not the channels that the model was trained with.
+    """
+    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+
+    preprocessor = predictor.configuration_manager.preprocessor_class(verbose=False)
+    try:
+        data, _, properties = preprocessor.run_case(
+            list(case.images), None, predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json
+        )
+    except MemoryError:
+        raise
+    except Exception as error:  # readers raise whatever their library raises
+        raise InputError(f"nnU-Net cannot read {', '.join(case.images)}: {error}") from error
+    channels = determine_num_input_channels(
+        predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json
+    )
+    if len(data) != channels:
+        raise InputError(f"{case.name} has {len(data)} channels, and the model was trained with {channels}.")
+    return torch.from_numpy(np.asarray(data, dtype=np.float32)), properties
+
+
+def predict(predictor: Any, case: Case, data: torch.Tensor, properties: dict[str, Any], folder: Path) -> Path:
+    """nnU-Net's own prediction of a preprocessed case, as a file in ``folder``."""
+    from nnunetv2.inference.export_prediction import export_prediction_from_logits
+
+    with silent():
+        export_prediction_from_logits(
+            predictor.predict_logits_from_preprocessed_data(data).cpu(),
+            properties,
+            predictor.configuration_manager,
+            predictor.plans_manager,
+            predictor.dataset_json,
+            str(folder / case.name),
+            num_threads_torch=torch.get_num_threads(),
+        )
+    return folder / f"{case.name}{predictor.dataset_json['file_ending']}"
+
+
+def read_labels(predictor: Any, path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """A label image in nnU-Net's three axes.
+
+    Raises:
+        InputError: it cannot be read, or is not of ``shape``.
+    """
+    try:
+        labels, _, _ = read_mask(path, predictor.plans_manager.image_reader_writer_class)
+    except Exception as error:  # as above
+        raise InputError(f"{path} cannot be used: {error}") from error
+    if labels.size != int(np.prod(shape)) or [n for n in labels.shape if n > 1] != [n for n in shape if n > 1]:
+        raise InputError(f"{path} has shape {labels.shape}, and its image {shape}: they do not belong together.")
+    return labels.reshape(shape)
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Without nnU-Net's notes on the terminal."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+@contextlib.contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
