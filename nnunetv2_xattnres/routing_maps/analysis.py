@@ -179,12 +179,13 @@ def _through(
     """Restore, write and sum the maps of a stage one after another; each is freed before the next one."""
     sums: dict[str, list[np.ndarray]] = {partition.name: [] for partition in parts}
     everywhere = next(partition for partition in parts if partition.name == EVERYWHERE)
-    entropy, total, slices = 0.0, None, []
+    entropy, total = 0.0, np.zeros(())
+    slices: list[np.ndarray] = []
     channels.reverse()
     while channels:
         restored = restore(channels.pop(), predictor, properties, outside=1 / len(reader.entries))
         file.add(restored)
-        total = restored.copy() if total is None else np.add(total, restored, out=total)
+        total = np.add(total, restored, out=total) if total.shape else restored.copy()
         slices.append(restored[place or 0].copy())
         for partition in parts:
             sums[partition.name].append(partition.sums(restored))

@@ -85,7 +85,7 @@ def _by_class(labels: Labels, counted: np.ndarray, objects: np.ndarray) -> Parti
     index = np.full(objects.shape, NOWHERE, dtype=np.uint8)
     for value, number in numbers.items():
         index[counted & (objects == value)] = number
-    groups = {"background": (0,)}
+    groups: dict[str, tuple[int, ...]] = {"background": (0,)}
     groups |= {name: tuple(numbers[value] for value in values) for name, values in labels.foreground.items()}
     return Partition(BY_CLASS, index, groups)
 
@@ -132,7 +132,7 @@ def _by_distance(
     index = np.where(objects > 0, last - steps, last + 1 + steps).astype(np.uint8)
     index[~counted] = NOWHERE
     bins = [f"up to {edges[0]:g}", *(f"{low:g} to {high:g}" for low, high in pairwise(edges)), f"over {edges[-1]:g}"]
-    groups = {f"inside, {bins[step]}": (last - step,) for step in range(last, -1, -1)}
+    groups: dict[str, tuple[int, ...]] = {f"inside, {bins[step]}": (last - step,) for step in range(last, -1, -1)}
     groups |= {f"outside, {name}": (last + 1 + step,) for step, name in enumerate(bins)}
     groups[BOUNDARY] = (last, last + 1)
     groups[AWAY] = (*range(last - 1), *range(last + 3, 2 * last + 2))

@@ -69,8 +69,8 @@ def write_case(
     lines = max(1 + -(-len(items) // 3) for _, items in legends)
     figure = _new(INCHES * COLUMNS, height * rows + 0.5 + 0.22 * lines)
     with matplotlib.rc_context(STYLE | {"figure.facecolor": "white", "savefig.facecolor": "white"}):
-        for place, tile in enumerate(pictures, start=1):
-            axes = figure.add_subplot(rows, COLUMNS, place)
+        for number, tile in enumerate(pictures, start=1):
+            axes = figure.add_subplot(rows, COLUMNS, number)
             axes.imshow(tile.image)
             axes.set_title(tile.title, fontsize=8)
             bare(axes)

@@ -136,7 +136,7 @@ class _Note:
     groups: list[str | None]
     current: str | None
     sizes: list[tuple[int, ...]]
-    weights: Tensor | None
+    weights: Tensor
     reader: Reader = None  # type: ignore[assignment]
 
 
@@ -170,7 +170,7 @@ def _observe(network: nn.Module, x: Tensor, keep_weights: bool = False) -> list[
                 [origins.of(entry) for entry in entries],
                 origins.of(current),
                 [tuple(map(int, entry.shape[2:])) for entry in (*entries, current)],
-                module.routing_weights(history, current).float().cpu() if keep_weights else None,
+                module.routing_weights(history, current).float().cpu() if keep_weights else torch.empty(0),
             )
         )
 

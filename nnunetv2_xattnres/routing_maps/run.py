@@ -86,7 +86,7 @@ def _write(request: Request, predictor: Any, cases: Sequence[Case], analysis: An
     drawn = decoders(analysis.readers)
     channels = predictor.dataset_json.get("channel_names", predictor.dataset_json.get("modality", {}))
     ct = str(next(iter(channels.values()), "")).upper() == "CT"
-    on_page = []
+    on_page: list[Any] = []
     with tqdm(total=len(cases) * len(analysis.readers), desc="maps") as bar:
         for case in cases:
             shown = analyse_case(

@@ -52,16 +52,16 @@ def average_weights(predictor: Any, data: Tensor, readers: Sequence[Reader]) -> 
     share = torch.zeros(size)
     for network in _folds(predictor):
         for place in _tiles(size, patch, predictor.tile_step_size):
-            tile = padded[(slice(None), *place)][None].to(predictor.device)
+            tile = _crop(padded, place).to(predictor.device)
             weights = _tile_weights(predictor, network, tile, readers)
             share[place] += gaussian
             for module, maps in weights.items():
                 for total, part in zip(sums[module], maps, strict=True):
                     total[place] += gaussian * part
     inside = tuple(unpad[1:])
-    for maps in sums.values():
-        for index, total in enumerate(maps):
-            maps[index] = total.div_(share)[inside]
+    for totals in sums.values():
+        for index, total in enumerate(totals):
+            totals[index] = total.div_(share)[inside]
     return sums
 
 
@@ -69,7 +69,7 @@ def sample_tile(predictor: Any, data: Tensor) -> Tensor:
     """The first tile of a preprocessed image, ``[1, C, *patch]``, to see the network's readers with."""
     patch = tuple(predictor.configuration_manager.patch_size)
     padded, _ = pad_nd_image(data, patch, "constant", {"value": 0}, True, None)
-    return padded[(slice(None), *next(_tiles(tuple(padded.shape[1:]), patch, 1.0)))][None].to(predictor.device)
+    return _crop(padded, next(_tiles(tuple(padded.shape[1:]), patch, 1.0))).to(predictor.device)
 
 
 def to_input_size(network: nn.Module, weights: Tensor, size: Sequence[int]) -> Tensor:
@@ -95,6 +95,12 @@ def _tiles(size: tuple[int, ...], patch: tuple[int, ...], step: float) -> Iterat
     for corner in product(*map(range, size[:flat]), *steps):
         sides = (slice(start, start + length) for start, length in zip(corner[flat:], patch, strict=True))
         yield (*corner[:flat], *sides)
+
+
+def _crop(image: Tensor, place: tuple[Any, ...]) -> Tensor:
+    """The tile ``[1, C, *patch]`` of an image ``[C, *S]``."""
+    index = (slice(None), *place)
+    return image[index][None]
 
 
 def _tile_weights(predictor: Any, network: nn.Module, tile: Tensor, readers: Sequence[Reader]) -> dict[str, Tensor]:
