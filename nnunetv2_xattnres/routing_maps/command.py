@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nnunetv2_xattnres.arguments import parse_names
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.system import interrupt, told_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", metavar="FILE", help="checkpoint")
     model.add_argument("-step_size", type=float, default=0.5, metavar="PART", help="step of the tiles (0.5)")
     model.add_argument("--disable_tta", action="store_true", help="no mirroring")
-    model.add_argument("-device", choices=("cuda", "cpu", "mps"), default="cuda", help="what to compute on (cuda)")
+    model.add_argument(
+        "-device", "--device", choices=("cuda", "cpu", "mps"), default="cuda", help="what to compute on (cuda)"
+    )
     shown = parser.add_argument_group("what to show")
     shown.add_argument("--labels", type=Path, metavar="FOLDER", help="reference masks, with the names of the cases")
     shown.add_argument("--cases", nargs="+", metavar="NAME", help="these cases only")
@@ -50,23 +53,23 @@ def run(args: argparse.Namespace) -> None:
     from nnunetv2_xattnres.routing_maps.run import Request, show_routing
 
     model = args.model or find_model(args.dataset, args.trainer, args.plans, args.configuration)
-    page = show_routing(
-        Request(
-            model=model,
-            images=args.images,
-            output=args.output,
-            folds=args.folds,
-            checkpoint=args.checkpoint,
-            step_size=args.step_size,
-            mirroring=not args.disable_tta,
-            device=args.device,
-            labels=args.labels,
-            cases=parse_names(args.cases, "--cases") if args.cases else None,
-            stages=parse_names(args.stages, "--stages") if args.stages else None,
-            slice=args.slice,
-            heat_maps=args.heat_maps,
-            knock_out=args.knock_out,
-            overwrite=args.overwrite,
-        )
+    request = Request(
+        model=model,
+        images=args.images,
+        output=args.output,
+        folds=args.folds,
+        checkpoint=args.checkpoint,
+        step_size=args.step_size,
+        mirroring=not args.disable_tta,
+        device=args.device,
+        labels=args.labels,
+        cases=parse_names(args.cases, "--cases") if args.cases else None,
+        stages=parse_names(args.stages, "--stages") if args.stages else None,
+        slice=args.slice,
+        heat_maps=args.heat_maps,
+        knock_out=args.knock_out,
+        overwrite=args.overwrite,
     )
+    with told_of(("SIGTERM", "SIGHUP"), interrupt):  # what is half written goes then as well
+        page = show_routing(request)
     print(f"wrote {page}")

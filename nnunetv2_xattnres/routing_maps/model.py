@@ -16,6 +16,7 @@ import torch
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.evaluation.cases import read_mask
 from nnunetv2_xattnres.nnunet_layout import DATASET_JSON, RESULTS, variable_folder
+from nnunetv2_xattnres.system import check_device
 
 PLANS_JSON = "plans.json"
 
@@ -65,8 +66,7 @@ def load_predictor(
         raise InputError("There is no such model: set -tr, -p, -c, -f and -chk, or -m, as for nnU-Net.", missing)
     if not 0 < step_size <= 1:
         raise InputError(f"-step_size is {step_size:g}: give a part of the patch, more than 0 and at most 1.")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("-device is cuda, and PyTorch finds no GPU here: add -device cpu.")
+    check_device(device)
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     with silent(), _environment("nnUNet_compile", "f"):

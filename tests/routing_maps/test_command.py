@@ -7,6 +7,7 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from model_phantom import write_frames, write_model, write_volume
 
 from nnunetv2_xattnres.cli import main
@@ -112,6 +113,8 @@ def test_what_cannot_be_used_is_said_before_anything_is_written(frames, tmp_path
     check(capsys, r"frame_9 is not in", *use, "--cases", "frame_9")
     check(capsys, "has no image NAME_0000.png", "-m", model, "-i", frames / "model", "-o", output)
     check(capsys, "-step_size is 2", *use, "-step_size", "2")
+    if not torch.cuda.is_available():
+        check(capsys, "cannot compute on the device cuda", *use, "-device", "cuda")
     (tmp_path / "empty").mkdir()
     check(
         capsys, r"Not every case has a reference(.|\n)*frame_0.png does not exist", *use, "--labels", tmp_path / "empty"
