@@ -12,6 +12,7 @@ import pytest
 from nnunetv2_xattnres.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
+PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{page.name}" for page in ROOT.glob("docs/*.md"))]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BASH = "\n".join(re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL))
 pytestmark = pytest.mark.skipif(not (ROOT / "scripts").is_dir(), reason="not in a clone: scripts/ is not here")
@@ -29,6 +30,13 @@ def test_the_snippet_runs_and_every_parameter_learns():
     parameters = [parameter for module in names["mix"][1:] for parameter in module.parameters()]
     assert len(parameters) > 8
     assert all(parameter.grad is not None for parameter in parameters)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_imports_exists(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for line in re.findall(r"^from nnunetv2_xattnres[\w.]* import .*$", text, re.MULTILINE):
+        exec(line, {})
 
 
 def test_every_command_of_ours_is_in_the_table_and_no_other():
@@ -89,9 +97,7 @@ def test_what_nnunet_says_without_the_package_is_quoted_as_it_is():
         get_network_from_plans("a_missing_package.Network", {}, [], 1, 2)
 
 
-@pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
-)
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     links = [link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]

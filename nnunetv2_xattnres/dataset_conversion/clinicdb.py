@@ -2,14 +2,16 @@
 
 import csv
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from nnunetv2_xattnres.dataset_conversion.base import Case, main
 from nnunetv2_xattnres.dataset_conversion.layout import IMAGE_ENDING, index_files, pair, subfolder
 from nnunetv2_xattnres.dataset_conversion.pictures import FrameDataset, sequence_table
+from nnunetv2_xattnres.dataset_conversion.summary import Summary
 
 # The first frame of each of the 29 sequences, as in the mirror's metadata.csv; used if that file is missing.
 FIRST_FRAMES = (
@@ -59,6 +61,14 @@ class ClinicDB(FrameDataset):
             for number, image, mask in pairs
         ]
         return cases, problems
+
+
+def convert_clinicdb(
+    source: str | Path, *, split: str = "frame", seed: int = 0, size: tuple[int, int] | None = None, **target: Any
+) -> Summary:
+    """The former way to ``ClinicDB(split=…, seed=…, size=…).convert(source, …)``."""
+    warnings.warn("convert_clinicdb(…) is now ClinicDB(…).convert(…)", DeprecationWarning, stacklevel=2)
+    return ClinicDB(split=split, seed=seed, size=size).convert(source, **target)
 
 
 def _read_sequences(folders: Sequence[Path], problems: list[str]) -> dict[int, str]:

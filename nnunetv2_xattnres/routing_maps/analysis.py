@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from nnunetv2_xattnres.architectures.readers import Reader, find_readers, select
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.evaluation.labels import Labels
 from nnunetv2_xattnres.routing_maps.files import affine_of, map_file, map_name
 from nnunetv2_xattnres.routing_maps.knock_out import knock_out_dice
 from nnunetv2_xattnres.routing_maps.model import Case, predict, preprocess, read_labels
 from nnunetv2_xattnres.routing_maps.partitions import EDGES, EVERYWHERE, Partition, partitions
-from nnunetv2_xattnres.routing_maps.readers import Reader, find_readers, select
 from nnunetv2_xattnres.routing_maps.restore import check_sum, known, restore
 from nnunetv2_xattnres.routing_maps.summary import StageSums
 from nnunetv2_xattnres.routing_maps.window import average_weights, sample_tile

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib
 
+from nnunetv2_xattnres.architectures.readers import CURRENT, Reader
 from nnunetv2_xattnres.evaluation.labels import Labels
-from nnunetv2_xattnres.routing_maps.readers import CURRENT, Reader
 from nnunetv2_xattnres.visualization.overlay import CLASS_COLOURS
 
 HUES = {"encoder": "Blues", "decoder": "Oranges", "entry": "Greys"}

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import matplotlib
 import numpy as np
 
+from nnunetv2_xattnres.architectures.readers import Reader
 from nnunetv2_xattnres.routing_maps.colours import entry_colours
 from nnunetv2_xattnres.routing_maps.partitions import AWAY, BOUNDARY, BY_CLASS, BY_DISTANCE, BY_OUTCOME, EVERYWHERE
-from nnunetv2_xattnres.routing_maps.readers import Reader
 from nnunetv2_xattnres.routing_maps.summary import Estimate, Split
 from nnunetv2_xattnres.routing_maps.tables import Results, all_entries, shown_readers, without_minus_zero
 from nnunetv2_xattnres.visualization.charts import WIDTH

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nnunetv2_xattnres.architectures.readers import Reader, unwrapped
 from nnunetv2_xattnres.architectures.xattnres import XAttnRes
 from nnunetv2_xattnres.evaluation.labels import Labels
 from nnunetv2_xattnres.evaluation.metrics import overlap
 from nnunetv2_xattnres.routing_maps.model import silent
-from nnunetv2_xattnres.routing_maps.readers import Reader, unwrapped
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def knocked_out(network: nn.Module, module: str, entries: Collection[int]) -> It
 
     Args:
         network: The network, which does not change: a hook replaces what the reader returns.
-        module: Path of the reader, as in :class:`~nnunetv2_xattnres.routing_maps.readers.Reader`.
+        module: Path of the reader, as in :class:`~nnunetv2_xattnres.architectures.readers.Reader`.
         entries: Indices into the reader's entries; the last one is the current feature.
 
     Raises:

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import matplotlib
 import numpy as np
 
+from nnunetv2_xattnres.architectures.readers import Reader
 from nnunetv2_xattnres.outputs import written
 from nnunetv2_xattnres.routing_maps.analysis import CaseSlice
 from nnunetv2_xattnres.routing_maps.colours import rgb
 from nnunetv2_xattnres.routing_maps.figures import bare
-from nnunetv2_xattnres.routing_maps.readers import Reader
 from nnunetv2_xattnres.visualization.overlay import outline, overlay, resize, to_rgb
 from nnunetv2_xattnres.visualization.svg import STYLE
 

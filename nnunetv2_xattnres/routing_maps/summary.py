@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from nnunetv2_xattnres.ablation.report.statistics import bootstrap_intervals, nanmean
+from nnunetv2_xattnres.architectures.readers import Reader
 from nnunetv2_xattnres.routing_maps.partitions import AWAY, BOUNDARY, BY_DISTANCE
-from nnunetv2_xattnres.routing_maps.readers import Reader
 
 Groups = Mapping[str, Mapping[str, tuple[int, ...]]]  # partition to group to the numbers of its pixels
 LEAST_CASES = 6  # all differences of fewer cases have one sign by chance in more than 5 % of the samples

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nnunetv2_xattnres.architectures.readers import CURRENT, Reader
 from nnunetv2_xattnres.routing_maps.analysis import Analysis
 from nnunetv2_xattnres.routing_maps.partitions import AWAY, BOUNDARY, BY_CLASS, BY_DISTANCE, BY_OUTCOME, EVERYWHERE
-from nnunetv2_xattnres.routing_maps.readers import CURRENT, Reader
 from nnunetv2_xattnres.routing_maps.summary import (
     HELD,
     REVERSED,

@@ -17,8 +17,8 @@ from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
 from torch import Tensor, nn
 
+from nnunetv2_xattnres.architectures.readers import Reader, unwrapped, watched
 from nnunetv2_xattnres.architectures.sizes import AnySizeNetwork
-from nnunetv2_xattnres.routing_maps.readers import Reader, unwrapped, watched
 
 
 class _Enough(Exception):

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from nnunetv2_xattnres.architectures.routing import Routing
@@ -24,6 +24,7 @@ from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.nnunet_layout import AUGMENTATION_PROCESSES, TRAINER_KEY
 from nnunetv2_xattnres.outputs import replace_file
 from nnunetv2_xattnres.plans.splits import check_fold, make_splits_if_missing
+from nnunetv2_xattnres.trainers.routing_log import RoutingLog
 from nnunetv2_xattnres.trainers.seeding import (
     SEED_VARIABLE,
     Purpose,
@@ -46,6 +47,7 @@ class PluginTrainer(nnUNetTrainer):
     - Every checkpoint names ``nnUNetTrainer`` as its trainer. The plans alone rebuild the network, so the model
       predicts without ``nnUNet_extTrainer``, also after an interrupted training.
     - A fold that is not in the split file is refused; nnU-Net would train it on a random split.
+    - Every 50 epochs, the routing of a validation batch goes into the log, ``routing.json`` and ``routing.svg``.
     - When a training starts, but not when it continues, a pretrained encoder gets the weights that the plans name.
     - The log names the routing and the numbers of readers and parameters. It warns of losses that are not finite. A
       training whose weights are not finite stops.
@@ -77,6 +79,7 @@ class PluginTrainer(nnUNetTrainer):
         self.num_iterations_per_epoch = self.iterations or self.num_iterations_per_epoch
         self.num_val_iterations_per_epoch = self.validation_iterations or self.num_val_iterations_per_epoch
         self._progress: _Progress | None = None
+        self._routing_is_due = False
         self.configure_recipe()
 
     def adapt_plans(self, plans: dict, configuration: str, dataset_json: dict) -> dict:
@@ -110,6 +113,10 @@ class PluginTrainer(nnUNetTrainer):
         super().initialize()
         if not self._restoring:
             load_pretrained_encoder(self._bare_network(), self.print_to_log_file)
+        self._routing_log = RoutingLog(
+            self._bare_network(), self.configuration_manager.configuration, Path(self.output_folder),
+            self.print_to_log_file, self.logger.loggers,
+        )  # fmt: skip
 
     def load_checkpoint(self, *arguments: Any, **named: Any) -> None:
         """As nnU-Net, whatever it calls its parameter: a training that continues needs no pretrained weights."""
@@ -218,13 +225,23 @@ class PluginTrainer(nnUNetTrainer):
     def on_validation_epoch_start(self) -> None:
         """As nnU-Net, and start the progress of the validation."""
         super().on_validation_epoch_start()
+        self._routing_is_due = self.local_rank == 0 and self._routing_log.is_due(
+            self.current_epoch, self.num_epochs - 1
+        )
         self._progress = _Progress(
             self, f"Epoch {self.current_epoch} validation", self.num_val_iterations_per_epoch, log=False
         )
 
     def validation_step(self, batch: dict) -> dict:
         """As nnU-Net, and count the iteration."""
+        self._note_routing(batch["data"])
         return self._count(super().validation_step(batch))
+
+    def _note_routing(self, data: Tensor) -> None:
+        """In an epoch whose routing is noted: that of the first batch."""
+        if self._routing_is_due:
+            self._routing_is_due = False
+            self._routing_log.note(data.to(self.device), self.current_epoch)
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
         """As nnU-Net, and end the progress of the validation."""

@@ -221,6 +221,7 @@ class PaperRecipe(PluginTrainer):
     def validation_step(self, batch: dict) -> dict:
         """The loss, and the true and false pixels per sample and class."""
         data, target = self._to_device(batch)
+        self._note_routing(data)
         with autocast(self.device.type, enabled=self.device.type == "cuda"):
             outputs = self.network(data)
             loss = self.loss(outputs, target)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import matplotlib
 
@@ -153,3 +153,31 @@ def curve_chart(title: str, curves: Sequence[Curve], name: str) -> str:
         upper.set_title(title, loc="left", fontsize=10)
         figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=min(3, len(seen)))
     return figure_to_svg(figure, name, f"{title}: validation Dice and training loss of {len(curves)} runs")
+
+
+def routing_chart(entries: Sequence[dict[str, Any]]) -> str:
+    """Entropy of the routing and length of the queries over the epochs, one line per stage, as SVG.
+
+    Args:
+        entries: Per epoch ``{"epoch", "stages": {name: {"entropy", "query_norm"}}}``; entropy is a part of its maximum.
+    """
+    from matplotlib.figure import Figure
+
+    epochs = [entry["epoch"] for entry in entries]
+    names = list(entries[-1]["stages"])
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 4.4 + 0.12 * len(names)), layout="constrained")
+        upper, lower = figure.subplots(2, 1, sharex=True)
+        for number, name in enumerate(names):
+            # encoder and decoder stages have a colour each; lines of one colour differ in their dashes
+            colour, dashes = ("#0072b2", "#d55e00")["decoder" in name], ("-", "--", ":", "-.")[number % 4]
+            line = {"color": colour, "linestyle": dashes, "linewidth": 1.2, "marker": "o", "markersize": 2.5}
+            upper.plot(epochs, [100 * e["stages"][name]["entropy"] for e in entries], **line, label=name)
+            lower.plot(epochs, [e["stages"][name]["query_norm"] for e in entries], **line)
+        upper.set_ylabel("entropy, % of uniform")
+        lower.set_ylabel("length of the query")
+        lower.set_xlabel("epoch")
+        lower.xaxis.get_major_locator().set_params(integer=True)
+        upper.set_title("What the stages listen to", loc="left", fontsize=10)
+        figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure_to_svg(figure, "routing", f"Entropy of the routing of {len(names)} stages over {len(epochs)} epochs")

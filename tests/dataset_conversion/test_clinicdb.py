@@ -9,7 +9,7 @@ from dataset_phantoms import clinicdb, mask, picture, save, snapshot
 from PIL import Image
 
 from nnunetv2_xattnres.cli import main
-from nnunetv2_xattnres.dataset_conversion.clinicdb import SEQUENCE_OF_FRAME, ClinicDB
+from nnunetv2_xattnres.dataset_conversion.clinicdb import SEQUENCE_OF_FRAME, ClinicDB, convert_clinicdb
 from nnunetv2_xattnres.errors import InputError
 
 
@@ -34,6 +34,12 @@ def test_both_layouts_give_the_same_pixels(tmp_path, ending):
             number = int(name.removeprefix("clinicdb_"))
             assert np.array_equal(np.asarray(Image.open(path)), picture(number))
             assert np.array_equal(np.asarray(Image.open(folder / f"labels{part}" / f"{name}.png")), mask(number) > 0)
+
+
+def test_the_former_function_still_converts(tmp_path):
+    with pytest.warns(DeprecationWarning, match=r"now ClinicDB\(…\)\.convert"):
+        summary = convert_clinicdb(clinicdb(tmp_path / "source"), split="sequence", raw=tmp_path / "raw")
+    assert summary.folder.name == "Dataset501_CVCClinicDB"
 
 
 def test_mirror_reads_sequences_from_metadata(tmp_path):

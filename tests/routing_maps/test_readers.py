@@ -6,9 +6,9 @@ from routed_networks import NETWORKS, OwnNetwork, trained, unet
 from torch import nn
 
 from nnunetv2_xattnres.architectures import EMCADNet
+from nnunetv2_xattnres.architectures.readers import find_readers, read_routing
 from nnunetv2_xattnres.architectures.xattnres import XAttnRes
 from nnunetv2_xattnres.errors import InputError
-from nnunetv2_xattnres.routing_maps.readers import find_readers, read_routing
 
 
 @pytest.mark.parametrize("name", NETWORKS)

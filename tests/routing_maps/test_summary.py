@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 
 from nnunetv2_xattnres.ablation.report.statistics import bootstrap_interval, bootstrap_intervals
+from nnunetv2_xattnres.architectures.readers import Reader
 from nnunetv2_xattnres.evaluation.labels import Labels
 from nnunetv2_xattnres.routing_maps.analysis import Analysis
 from nnunetv2_xattnres.routing_maps.colours import class_colours, entry_colours, rgb
 from nnunetv2_xattnres.routing_maps.partitions import AWAY, BOUNDARY, BY_DISTANCE, EVERYWHERE
-from nnunetv2_xattnres.routing_maps.readers import Reader
 from nnunetv2_xattnres.routing_maps.summary import HELD, REVERSED, UNDECIDED, StageSums, claims, splits
 from nnunetv2_xattnres.routing_maps.tables import (
     Results,
