@@ -38,7 +38,7 @@ def test_both_layouts_give_the_same_pixels(tmp_path, ending):
 
 def test_the_former_function_still_converts(tmp_path):
     with pytest.warns(DeprecationWarning, match=r"now ClinicDB\(…\)\.convert"):
-        summary = convert_clinicdb(clinicdb(tmp_path / "source"), split="sequence", raw=tmp_path / "raw")
+        summary = convert_clinicdb(clinicdb(tmp_path / "source"), seed=1, raw=tmp_path / "raw")
     assert summary.folder.name == "Dataset501_CVCClinicDB"
 
 
