@@ -12,36 +12,64 @@ from nnunetv2_xattnres.system import interrupt, told_of
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``routing``: those of ``nnUNetv2_predict``, and what to show."""
-    parser.add_argument("-i", dest="images", type=Path, required=True, metavar="FOLDER", help="images, as for nnU-Net")
-    parser.add_argument("-o", dest="output", type=Path, required=True, metavar="FOLDER", help="a new folder to write")
-    model = parser.add_argument_group("the model, as for nnUNetv2_predict")
-    model.add_argument("-m", dest="model", type=Path, metavar="FOLDER", help="its folder, instead of -d, -c, -tr, -p")
-    model.add_argument("-d", dest="dataset", metavar="DATASET", help="number or name")
-    model.add_argument("-c", dest="configuration", metavar="NAME", help="configuration")
-    model.add_argument("-tr", dest="trainer", default="nnUNetTrainer", metavar="NAME", help="trainer (nnUNetTrainer)")
-    model.add_argument("-p", dest="plans", default="nnUNetPlans", metavar="NAME", help="plans (nnUNetPlans)")
-    model.add_argument(
-        "-f", dest="folds", nargs="+", default=["0", "1", "2", "3", "4"], metavar="FOLD", help="folds (all five)"
+    parser.add_argument(
+        "-i", dest="images", type=Path, required=True, metavar="FOLDER", help="folder of images, named as for nnU-Net"
     )
-    model.add_argument("-chk", dest="checkpoint", default="checkpoint_final.pth", metavar="FILE", help="checkpoint")
-    model.add_argument("-step_size", type=float, default=0.5, metavar="PART", help="step of the tiles (0.5)")
-    model.add_argument("--disable_tta", action="store_true", help="no mirroring")
+    parser.add_argument(
+        "-o", dest="output", type=Path, required=True, metavar="FOLDER", help="folder of the results, empty or new"
+    )
+    model = parser.add_argument_group("the model, as for nnUNetv2_predict")
     model.add_argument(
-        "-device", "--device", choices=("cuda", "cpu", "mps"), default="cuda", help="what to compute on (cuda)"
+        "-m", dest="model", type=Path, metavar="FOLDER", help="folder of the model, instead of -d, -c, -tr and -p"
+    )
+    model.add_argument("-d", dest="dataset", metavar="DATASET", help="number or name of the data set, such as 11")
+    model.add_argument("-c", dest="configuration", metavar="NAME", help="configuration")
+    model.add_argument(
+        "-tr", dest="trainer", default="nnUNetTrainer", metavar="NAME", help="trainer (default: nnUNetTrainer)"
+    )
+    model.add_argument("-p", dest="plans", default="nnUNetPlans", metavar="NAME", help="plans (default: nnUNetPlans)")
+    model.add_argument(
+        "-f",
+        dest="folds",
+        nargs="+",
+        default=["0", "1", "2", "3", "4"],
+        metavar="FOLD",
+        help="folds (default: 0 1 2 3 4)",
+    )
+    model.add_argument(
+        "-chk",
+        dest="checkpoint",
+        default="checkpoint_final.pth",
+        metavar="FILE",
+        help="checkpoint (default: checkpoint_final.pth)",
+    )
+    model.add_argument(
+        "-step_size",
+        type=float,
+        default=0.5,
+        metavar="PART",
+        help="step of the tiles, as a part of the patch (default: 0.5)",
+    )
+    model.add_argument("--disable_tta", action="store_true", help="do not mirror")
+    model.add_argument(
+        "-device", "--device", choices=("cuda", "cpu", "mps"), default="cuda", help="device (default: cuda)"
     )
     shown = parser.add_argument_group("what to show")
-    shown.add_argument("--labels", type=Path, metavar="FOLDER", help="reference masks, with the names of the cases")
-    shown.add_argument("--cases", nargs="+", metavar="NAME", help="these cases only")
-    shown.add_argument("--stages", nargs="+", metavar="NAME", help='these stages only, such as "decoder 4"')
+    shown.add_argument("--labels", type=Path, metavar="FOLDER", help="folder of reference masks, named as the cases")
+    shown.add_argument("--cases", nargs="+", metavar="NAME", help="cases to show (default: all)")
+    shown.add_argument("--stages", nargs="+", metavar="NAME", help='stages to show, such as "decoder 4" (default: all)')
     shown.add_argument(
-        "--slice", type=int, metavar="N", help="slice of volumes for the pictures (default: the one with most objects)"
+        "--slice",
+        type=int,
+        metavar="N",
+        help="slice of a volume in the pictures, from 0 (default: the one with most foreground)",
     )
-    shown.add_argument("--heat-maps", action="store_true", help="also draw the weight of each entry")
+    shown.add_argument("--heat-maps", action="store_true", help="draw the weight of each entry, too")
     shown.add_argument(
         "--knock-out", action="store_true",
-        help="Dice without each entry of each stage: one more prediction each, so name a few --stages and --cases",
+        help="predict once more without each entry of each stage, and compare Dice: name a few --stages and --cases",
     )  # fmt: skip
-    shown.add_argument("--overwrite", action="store_true", help="replace what an earlier run wrote to -o")
+    shown.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run")
 
 
 def run(args: argparse.Namespace) -> None:
