@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,21 +89,22 @@ def find_cases(predictor: Any, images: Path, labels: Path | None, wanted: Sequen
     Raises:
         InputError: a folder, an image or a reference is missing; all of them are listed.
     """
-    from nnunetv2.utilities.utils import create_lists_from_splitted_dataset_folder
-
     for folder in filter(None, (images, labels)):
         if not folder.is_dir():
             raise InputError(f"{folder} is not a folder.")
     ending = predictor.dataset_json["file_ending"]
-    cases = []
-    for files in create_lists_from_splitted_dataset_folder(str(images), ending):
-        name = os.path.basename(files[0])[: -len(f"_0000{ending}")]
-        cases.append(Case(name, tuple(files), labels / f"{name}{ending}" if labels else None))
+    # nnU-Net's own listing forks a pool of processes, which hangs at times in a process that has used torch's threads
+    channels: dict[str, list[str]] = {}
+    for path in sorted(images.iterdir()):
+        if (found := re.fullmatch(rf"([^.].*)_\d{{4}}{re.escape(ending)}", path.name)) and path.is_file():
+            channels.setdefault(found[1], []).append(str(path))
+    cases = [
+        Case(name, tuple(files), labels / f"{name}{ending}" if labels else None) for name, files in channels.items()
+    ]
     if not cases:
         raise InputError(f"{images} has no image NAME_0000{ending}: -i names a folder as for nnUNetv2_predict.")
     if wanted is not None:
-        found = {case.name for case in cases}
-        if unknown := [f"{name} is not in {images}" for name in wanted if name not in found]:
+        if unknown := [f"{name} is not in {images}" for name in wanted if name not in channels]:
             raise InputError("--cases names cases that do not exist.", unknown)
         cases = [case for case in cases if case.name in wanted]
     references = [case.reference for case in cases if case.reference]
