@@ -317,3 +317,9 @@ def network_title(key: str) -> str:
 def variant_title(key: str) -> str:
     """The name of a variant in reports; the key itself where a study names a variant of another version."""
     return VARIANTS[key].title if key in VARIANTS else key
+
+
+def method_title(network: str, variant: str) -> str:
+    """The name of a network and a variant in a list of methods, such as ``EMCAD + XAttnRes``."""
+    routed = variant in VARIANTS and reads(VARIANTS[variant])
+    return network_title(network) + " + XAttnRes" * routed

@@ -32,6 +32,7 @@ def make_study(
     cases=6,
     dataset="Dataset011_ClinicDB",
     skip=SKIP,
+    studies=None,
 ) -> Path:
     """Write raw data and a complete study; returns the study's folder."""
     raw, folder = root / "raw" / dataset, root / "study"
@@ -59,6 +60,7 @@ def make_study(
                     study += ["position"] if variant in ("noskip", "encoder", "decoder", "replace") else []
                     study += ["init"] if variant == "both" or variant.startswith("init") else []
                     trainer = "nnUNetTrainer_EMCAD" if network == "emcad" else "nnUNetTrainer_XAttnRes"
+                    study = studies or study
                     cells.append(Cell(name, variant, network, tuple(study), trainer, fold, seed))
     study = Study(folder, dataset, str(raw / "dataset.json"), "nnUNetXAttnResPlans", "nnUNetPlans", "2d", "T", cells)
     study.save()

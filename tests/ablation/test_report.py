@@ -15,8 +15,8 @@ import SimpleITK as sitk
 from report_study import SKIP, make_study, write_log
 
 from nnunetv2_xattnres.ablation.observe import observe
-from nnunetv2_xattnres.ablation.report import statistics, write_report
-from nnunetv2_xattnres.ablation.report.figures import read_curve
+from nnunetv2_xattnres.ablation.report import statistics, tables, write_report
+from nnunetv2_xattnres.ablation.report.figures import bar_figures, read_curve
 from nnunetv2_xattnres.ablation.report.panels import choose_cases, make_panels
 from nnunetv2_xattnres.ablation.report.results import load_results
 from nnunetv2_xattnres.ablation.report.tables import all_tables
@@ -396,3 +396,48 @@ def test_every_pair_is_compared_once(tmp_path, monkeypatch):
     monkeypatch.setattr(statistics, "bootstrap_interval", counted)
     write_report(make_study(tmp_path, variants=("baseline", "noskip", "both"), cases=4))
     assert set(counts.values()) == {1} and len(counts) == 2 * len(METRICS)
+
+
+@pytest.fixture(scope="module")
+def table2(tmp_path_factory):
+    networks = ("emcad", "uctransnet", "pranet", "paper-unet", "unet-3-plus")
+    study = make_study(
+        tmp_path_factory.mktemp("table2"), ("baseline", "both"), networks, skip=(), studies=["table2"], cases=3
+    )
+    kept = Study.load(study)  # XAttnRes is in two of them
+    kept.cells = [cell for cell in kept.cells if cell.variant == "baseline" or cell.network in ("emcad", "paper-unet")]
+    kept.save()
+    return study
+
+
+def test_table_2_has_the_papers_form(table2, monkeypatch):
+    monkeypatch.setattr(tables, "_cost", lambda network, variant: (26.97, 197.65))
+    _, table = all_tables(load_results(table2))
+    columns = ["Method", "Params M", "paper", "MACs G", "paper", "Dice %", "paper"]
+    assert table.name == "table2" and table.header[:7] == columns
+    rows = {row.cells[0]: (row.kind, row.cells) for row in table.rows}
+    assert list(rows) == [
+        "paper's U-Net", "PraNet", "UNet 3+", "UCTransNet", "EMCAD",
+        "paper's U-Net + XAttnRes", "Δ to paper's U-Net", "EMCAD + XAttnRes", "Δ to EMCAD",
+    ]  # fmt: skip
+    kind, row = rows["UNet 3+"]
+    assert kind == "ours" and row[1:5] == ["26.97", "26.97", "197.65", "199.74"] and row[6] == "92.60"
+    results = load_results(table2)
+    change = results.compare(results.find("emcad", "baseline"), results.find("emcad", "both"))
+    assert rows["Δ to EMCAD"] == ("delta", ["Δ to EMCAD", *[""] * 4, tables.signed(change.value, 100), *[""] * 4])
+
+
+def test_its_pictures_are_the_columns_of_figure_3(table2, monkeypatch):
+    monkeypatch.setenv("nnUNet_raw", str(table2.parent / "raw"))
+    panels, problems = make_panels(load_results(table2))
+    assert problems == []
+    assert [tile.title for tile in panels[0].tiles] == [
+        "image", "UNet 3+", "UCTransNet", "paper's U-Net", "paper's U-Net + XAttnRes",
+        "EMCAD", "EMCAD + XAttnRes", "reference",
+    ]  # fmt: skip
+
+
+def test_its_chart_has_a_bar_per_network(table2):
+    (figure,) = bar_figures(load_results(table2))
+    assert figure.name == "bars-table2"
+    assert all(name in figure.svg for name in ("PraNet", "UCTransNet", "EMCAD + XAttnRes"))

@@ -7,7 +7,7 @@ from nnunetv2_xattnres.ablation.observe import Observation
 from nnunetv2_xattnres.ablation.report.paper import paper_dataset, paper_in_table
 from nnunetv2_xattnres.ablation.report.results import Configuration, Results
 from nnunetv2_xattnres.ablation.report.statistics import seed_means
-from nnunetv2_xattnres.catalogue import STUDIES, VARIANTS, Study, network_title, reads, variant_title
+from nnunetv2_xattnres.catalogue import STUDIES, Study, method_title, network_title, variant_title
 from nnunetv2_xattnres.nnunet_layout import read_epochs
 from nnunetv2_xattnres.visualization.charts import Bar, Curve, bar_chart, curve_chart, list_chart
 
@@ -50,7 +50,7 @@ def _network_figure(results: Results, study: Study, dataset: str | None) -> list
     for network, variant in study.cells:
         item = results.find(network, variant)
         if item is not None and study.key in item.studies:
-            bars += _bar(study, dataset, item, network_title(network) + " + XAttnRes" * reads(VARIANTS[variant]))
+            bars += _bar(study, dataset, item, method_title(network, variant))
     name = f"bars-{study.key}"
     return [Figure(name, *list_chart(study.chart, bars, name))] if bars else []
 

@@ -9,7 +9,7 @@ import numpy as np
 from nnunetv2_xattnres.ablation.observe import Observation
 from nnunetv2_xattnres.ablation.report.results import Configuration, Results
 from nnunetv2_xattnres.ablation.report.statistics import nanmean
-from nnunetv2_xattnres.catalogue import STUDIES, network_title, variant_title
+from nnunetv2_xattnres.catalogue import STUDIES, method_title, network_title, variant_title
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.evaluation.scores import find_reader, mean
 from nnunetv2_xattnres.json_files import require_object
@@ -113,6 +113,7 @@ def make_panel(results: Results, case: str) -> Panel:
             dice = mean([row["dice"] for row in rows if row["case"] == case])
             name = variant_title(item.variant)
             title = f"{network_title(item.network)}: {name}" if len(results.networks) > 1 else name
+            title = method_title(item.network, item.variant) if last else title
             caption = "–" if np.isnan(dice) else f"{100 * dice:.1f}"
             tiles.append(Tile(title, caption, overlay(picture, filled=predicted, outlined=truth)))
     if last:

@@ -10,7 +10,7 @@ import numpy as np
 from nnunetv2_xattnres.ablation.report.paper import note_of, paper_class, paper_dataset, paper_in_table, paper_score
 from nnunetv2_xattnres.ablation.report.results import Configuration, Results
 from nnunetv2_xattnres.ablation.report.statistics import Difference, Spread, spread
-from nnunetv2_xattnres.catalogue import NETWORKS, STUDIES, VARIANTS, Study, network_title, reads
+from nnunetv2_xattnres.catalogue import NETWORKS, STUDIES, VARIANTS, Study, method_title, network_title, reads
 
 MISSING = "–"
 MINUS = "−"  # as wide as a plus, unlike a hyphen
@@ -118,7 +118,7 @@ def network_table(results: Results, study: Study) -> Table | None:
     rows = []
     for item, paper in zip(chosen, papers, strict=True):
         variant = VARIANTS[item.variant]
-        row = [network_title(item.network) + " + XAttnRes" * reads(variant)]
+        row = [method_title(item.network, item.variant)]
         printed = NETWORKS[item.network].paper_cost.get(item.variant, (None, None))
         for ours, theirs in zip(_cost(item.network, item.variant), printed, strict=True):
             row += [plain(ours), plain(theirs)]
