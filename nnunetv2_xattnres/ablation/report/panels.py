@@ -112,8 +112,9 @@ def make_panel(results: Results, case: str) -> Panel:
             rows = results.rows[observation.cell.name]
             dice = mean([row["dice"] for row in rows if row["case"] == case])
             name = variant_title(item.variant)
-            title = f"{network_title(item.network)}: {name}" if len(results.networks) > 1 else name
-            title = method_title(item.network, item.variant) if last else title
+            if len(results.networks) > 1:
+                name = f"{network_title(item.network)}: {name}"
+            title = method_title(item.network, item.variant) if last else name
             caption = "–" if np.isnan(dice) else f"{100 * dice:.1f}"
             tiles.append(Tile(title, caption, overlay(picture, filled=predicted, outlined=truth)))
     if last:

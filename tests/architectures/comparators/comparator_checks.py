@@ -65,39 +65,37 @@ class FormChecks:
 class ComparatorChecks(FormChecks):
     """What each network must do beside."""
 
-    def test_deep_supervision_is_switched_by_nnunets_attribute(self):
-        network = self.build().eval()
-        x = torch.rand(2, 3, 20, 32)
+    def test_evaluation(self):
+        network = self.build().eval()  # one for all of this: building takes longest
+        x = torch.rand(1, 3, 20, 40)
         with torch.no_grad():
             single = network(x)
+            # nnU-Net's attribute switches deep supervision
             network.decoder.deep_supervision = True
             several = network(x)
             assert isinstance(several, list) and len(several) == self.outputs
             torch.testing.assert_close(sum(several) if self.sums_outputs else several[0], single)
-            other = self.build(deep_supervision=True).eval()
-            other.load_state_dict(network.state_dict())
-            torch.testing.assert_close(other(x), several)
-
-    def test_logits_have_no_last_activation(self):
-        # a sigmoid or softmax would keep them within 0 and 1
-        network = self.build().eval()
-        for module in network.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.normal_(module.weight, std=0.2)
-        with torch.no_grad():
-            logits = network(torch.randn(1, 3, 32, 32))
-        assert logits.min() < 0 or logits.max() > 1
-
-    def test_sizes_of_the_input(self):
-        network = self.build().eval()
-        with torch.no_grad():
-            x = torch.rand(1, 3, 20, 40)  # padding is cropped off again
+            network.decoder.deep_supervision = False
+            # padding is cropped off again
             padded = nn.functional.pad(x, (0, -40 % network.stride, 0, -20 % network.stride))
-            torch.testing.assert_close(network(x), network(padded)[..., :20, :40])
+            torch.testing.assert_close(network(padded)[..., :20, :40], single)
+            # an input size is resized to, and back from
             small = nn.functional.interpolate(x, (32, 32), mode="bilinear", antialias=True)
             expected = nn.functional.interpolate(network(small), (20, 40), mode="bilinear")
-            network.input_size = (32, 32)  # resized there and back
+            network.input_size = (32, 32)
             torch.testing.assert_close(network(x), expected)
+            # a last sigmoid or softmax would keep the logits within 0 and 1
+            for module in network.modules():
+                if isinstance(module, nn.Conv2d | nn.Linear):
+                    nn.init.normal_(module.weight, std=0.2)
+            logits = network(torch.randn(1, 3, 32, 32))
+            assert logits.min() < 0 or logits.max() > 1
+
+    def test_one_state_with_and_without_deep_supervision(self):
+        with torch.device("meta"):
+            states = [self.network(3, 2, deep_supervision=on, **self.small).state_dict() for on in (False, True)]
+        shapes = [{name: tensor.shape for name, tensor in state.items()} for state in states]
+        assert shapes[0] == shapes[1]
 
     def test_a_training_step_compiles_without_a_graph_break(self):
         torch._dynamo.reset()
