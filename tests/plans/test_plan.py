@@ -8,7 +8,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_xattnres.architectures.routing import Routing
-from nnunetv2_xattnres.catalogue import routings
+from nnunetv2_xattnres.catalogue import STUDIES, routings
 from nnunetv2_xattnres.cli import main
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.plans.files import save_plans
@@ -126,6 +126,42 @@ def test_names_variant_network_and_studies(folder):
 def test_position_study_of_emcad_leaves_out_what_it_does_not_have(folder):
     cells = write_plans(11, networks=["emcad"], studies=["position"], encoder="pvt_v2_b0")
     assert list(cells) == ["2d_emcad_noskip", "2d_emcad_replace"]
+
+
+@pytest.mark.slow
+def test_table_2_of_all_networks_builds(folder, capsys):
+    assert main(["plan", "11", "--network", "all", "--study", "table2", *SMALL]) == 0
+    configurations = load(folder)["configurations"]
+    assert len(configurations) == 1 + 19
+    kwargs = {name: entry["architecture"]["arch_kwargs"] for name, entry in configurations.items() if name != "2d"}
+    patch = configurations["2d"]["patch_size"]
+    with_grid = {name for name, each in kwargs.items() if each.get("image_size") == patch}
+    assert with_grid == {f"2d_{each}_baseline" for each in ("transunet", "uctransnet", "mt_unet", "trans_cascade")}
+    assert {name for name, each in kwargs.items() if "regions" in each} == {"2d_pranet_baseline", "2d_caranet_baseline"}
+    assert kwargs["2d_pvt_cascade_baseline"]["encoder"] == "pvt_v2_b0"
+    assert kwargs["2d_transunet_baseline"]["encoder"] == "vit_base_r50_s16_224"  # which cannot have that encoder
+    assert len(kwargs["2d_polyp_pvt_baseline"]["strides"]) == 4  # two outputs, the second target and one without weight
+    printed = capsys.readouterr().out
+    assert "2d_pranet_baseline         0 -p nnUNetXAttnResPlans -tr nnUNetTrainer_XAttnRes\n" in printed
+
+
+def test_several_networks_are_baselines_beside_one(folder):
+    cells = write_plans(11, networks=["paper-unet", "attention-unet"], studies=["skip"])
+    names = [f"2d_paper_unet_{variant}" for variant in STUDIES["skip"].variants]
+    assert list(cells) == [*names, "2d_attention_unet_baseline"]
+    assert list(write_plans(11, output_plans="all", networks=["attention-unet"])) == ["2d_attention_unet_baseline"]
+    with pytest.raises(InputError, match="nothing to compare: position has no variant of attention-unet"):
+        write_plans(11, output_plans="none", networks=["attention-unet"], studies=["position"])
+
+
+def test_regions_are_known_to_reverse_attention(folder):
+    file = folder / "dataset.json"
+    description = json.loads(file.read_text())
+    description["labels"] = {"background": 0, "whole": [1, 2], "core": 2}
+    description["regions_class_order"] = [1, 2]
+    file.write_text(json.dumps(description))
+    write_plans(11, networks=["pranet"], studies=["table2"], encoder_weights=None)
+    assert load(folder)["configurations"]["2d_pranet_baseline"]["architecture"]["arch_kwargs"]["regions"] is True
 
 
 def test_3d_has_the_networks_that_exist_there(folder):
