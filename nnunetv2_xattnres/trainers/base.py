@@ -47,7 +47,7 @@ class PluginTrainer(nnUNetTrainer):
     - Every checkpoint names ``nnUNetTrainer`` as its trainer. The plans alone rebuild the network, so the model
       predicts without ``nnUNet_extTrainer``, also after an interrupted training.
     - A fold that is not in the split file is refused; nnU-Net would train it on a random split.
-    - Every 50 epochs, the routing of a validation batch goes into the log, ``routing.json`` and ``routing.svg``.
+    - Every 50 epochs, the routing of a validation image goes into the log, ``routing.json`` and ``routing.svg``.
     - When a training starts, but not when it continues, a pretrained encoder gets the weights that the plans name.
     - The log names the routing and the numbers of readers and parameters. It warns of losses that are not finite. A
       training whose weights are not finite stops.
@@ -238,10 +238,10 @@ class PluginTrainer(nnUNetTrainer):
         return self._count(super().validation_step(batch))
 
     def _note_routing(self, data: Tensor) -> None:
-        """In an epoch whose routing is noted: that of the first batch."""
+        """In an epoch whose routing is noted: that of the first image of the first batch."""
         if self._routing_is_due:
             self._routing_is_due = False
-            self._routing_log.note(data.to(self.device), self.current_epoch)
+            self._routing_log.note(data[:1].to(self.device), self.current_epoch)
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
         """As nnU-Net, and end the progress of the validation."""

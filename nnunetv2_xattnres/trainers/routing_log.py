@@ -21,7 +21,7 @@ JSON, FIGURE = "routing.json", "routing.svg"
 
 
 class RoutingLog:
-    """Mean routing weights of a validation batch, and the length of each query, over the epochs of a training.
+    """Mean routing weights of a validation image, and the length of each query, over the epochs of a training.
 
     nnU-Net's own table of values has one per epoch and key, and its plot ends with the shortest of them, so these go
     into files of their own beside it. Other loggers of nnU-Net get them as well.
