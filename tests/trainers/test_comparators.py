@@ -122,7 +122,7 @@ def test_a_step_and_a_prediction(planned, key):
 def test_nnunets_commands(module_nnunet, tmp_path, key):
     raw = module_nnunet.raw / "Dataset015_Phantom"
     if not raw.exists():
-        write_dataset(module_nnunet.raw, 15)
+        write_dataset(module_nnunet.raw, 15, side=32)
         module_nnunet.run("nnUNetv2_plan_and_preprocess", "-d", 15, "-c", "2d", "-npfp", 1, "-np", 1)
     options = ["--encoder-weights", "none", *(["--encoder", "pvt_v2_b0"] if key == "pvt-cascade" else [])]
     module_nnunet.run("nnunetv2_xattnres", "plan", 15, "--network", key, "--study", "table2", *options)
