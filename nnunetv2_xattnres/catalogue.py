@@ -286,7 +286,7 @@ STUDIES: dict[str, Study] = _by_key(
         (3, 1, 2), compares="skip", networks=("emcad", "paper-unet", "unet-3-plus", "ssformer"), marks=True,
     ),
     Study(
-        "table2", "baseline", "All networks (the paper's Tables 1 and 2)", "all networks", "Method", (1, 2),
+        "table2", "baseline", "All networks (the paper's Tables 1 and 2)", "All networks", "Method", (1, 2),
         cells=(
             ("paper-unet", "baseline"),
             *((key, "baseline") for key, network in NETWORKS.items() if network.class_name.startswith(_COMPARED)),
