@@ -43,6 +43,22 @@ class History:
         self.entries.append(feature)
         self.pyramids.append([feature])
 
+    def has(self, size: torch.Size) -> bool:
+        """Whether ``size`` is one of ``sizes``.
+
+        Lengths are compared one by one. ``in`` makes one expression of them all, which takes a compiler minutes if it
+        knows the lengths as symbols only.
+        """
+        for known in self.sizes:
+            same = True
+            for have, want in zip(known, size, strict=True):
+                if have != want:
+                    same = False
+                    break
+            if same:
+                return True
+        return False
+
     def pooled(self, index: int, size: Sequence[int]) -> Tensor:
         """Entry ``index``, max-pooled to ``size``, from its smallest copy that gives the same values."""
         pyramid = self.pyramids[index]
@@ -179,7 +195,7 @@ class XAttnRes(nn.Module):
         for pyramid in pyramids:
             levels += pyramid
             counts.append(len(pyramid))
-        shared = history if isinstance(history, History) and x.shape[2:] not in history.sizes else None
+        shared = history if isinstance(history, History) and not history.has(x.shape[2:]) else None
         mixed, *features = torch.ops.xattnres.read(
             levels, counts, x, weights, self.query, self.norm_weight, self.eps, _kernel_name(x), shared is not None
         )
