@@ -27,14 +27,24 @@ def dataset(tmp_path, monkeypatch):
 
 
 def test_plans_are_what_this_version_writes(dataset, capsys):
-    former = (dataset / "nnUNetXAttnResPlans.json").read_bytes()
+    file = dataset / "nnUNetXAttnResPlans.json"
+    former = json.loads(file.read_text())
+    # the networks that came later are added, and nothing else changes
+    later = [
+        f"2d_{network}_{variant}" for network in ("unet_3_plus", "ssformer") for variant in ("baseline", "replace")
+    ]
     assert main(["plan", "11"]) == 0
-    assert (dataset / "nnUNetXAttnResPlans.json").read_bytes() == former
-    (dataset / "nnUNetXAttnResPlans.json").unlink()
+    added = json.loads(file.read_text())
+    assert [added["configurations"].pop(name)["inherits_from"] for name in later] == ["2d"] * 4
+    assert added == former
+    file.unlink()
     assert main(["plan", "11"]) == 0
-    new, former = json.loads((dataset / "nnUNetXAttnResPlans.json").read_text()), json.loads(former)
+    new = json.loads(file.read_text())
     assert new.pop("xattnres") == {"format": 1, **former.pop("xattnres")}
-    assert new == former
+    assert {name: entry for name, entry in new["configurations"].items() if name not in later} == former[
+        "configurations"
+    ]
+    assert {**new, "configurations": {}} == {**former, "configurations": {}}
 
 
 def test_plans_are_added_to(dataset, capsys):
