@@ -94,7 +94,8 @@ class FullScaleDecoder(nn.Module):
         for level, fuse in zip(range(len(WIDTHS) - 2, -1, -1), self.levels, strict=True):
             sources[level] = fuse(sources)
         if self.deep_supervision:
-            return [layer(source) for layer, source in zip(self.seg_layers, sources, strict=False)]
+            supervised = sources[: len(self.seg_layers)]  # torch 2.6 compiles no zip of different lengths
+            return [layer(source) for layer, source in zip(self.seg_layers, supervised, strict=True)]
         logits = self.seg_layers[0](sources[0])
         return [zero_gradients(logits, self.seg_layers[1:]) if self.training and len(self.seg_layers) > 1 else logits]
 
