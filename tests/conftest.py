@@ -17,6 +17,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in slow)
 
 
+@pytest.fixture(autouse=True)
+def _no_compilations_of_other_tests() -> None:
+    """Without it, a size that another test compiled differently would be a variable one, and counts towards a limit."""
+    if "torch._dynamo" in sys.modules:
+        sys.modules["torch"].compiler.reset()
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real images (``XATTNRES_TEST_DATA``, or ``../shared/data`` from the project's root)."""

@@ -64,7 +64,6 @@ class BackboneChecks:
         assert [n for n, p in network.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()] == []
 
     def test_compiles_without_a_graph_break(self, routing):
-        torch._dynamo.reset()
         network = self.build(routing=routing, deep_supervision=True).eval()
         x = torch.rand(1, 3, 64, 64)
         for ours, eager in zip(torch.compile(network, fullgraph=True, backend="eager")(x), network(x), strict=True):
@@ -72,7 +71,6 @@ class BackboneChecks:
 
     @pytest.mark.slow
     def test_a_training_step_compiles(self):
-        torch._dynamo.reset()
         network = self.build(deep_supervision=True).train()
         x = torch.rand(1, 3, 64, 64)
         gradients = []

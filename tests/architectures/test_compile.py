@@ -55,10 +55,8 @@ CASES = [(network, variant) for network in NETWORKS for variant in _variants(net
 
 @pytest.fixture(autouse=True)
 def form_of_a_gpu():
-    torch._dynamo.reset()
     with use_kernel("cuda"):
         yield
-    torch._dynamo.reset()
 
 
 def build(network, variant):

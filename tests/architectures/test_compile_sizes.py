@@ -18,13 +18,6 @@ SIZES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def nothing_compiled():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
 def unet(network, dims):
     torch.manual_seed(0)
     return network(

@@ -346,7 +346,6 @@ def test_emcads_loss_is_the_sum_over_fifteen_subsets(make_trainer, labels):
 
 @pytest.mark.parametrize("ddp", [False, True], ids=["one process", "ddp"])
 def test_each_scale_is_compiled_for_its_own_size(make_trainer, monkeypatch, ddp):
-    torch._dynamo.reset()  # the compilations of other tests count towards its limit
     sizes = []
 
     def backend(graph, examples):

@@ -98,7 +98,6 @@ class ComparatorChecks(FormChecks):
         assert shapes[0] == shapes[1]
 
     def test_a_training_step_compiles_without_a_graph_break(self):
-        torch._dynamo.reset()
         network = self.build(deep_supervision=True).train()
         outputs = torch.compile(network, fullgraph=True, backend="eager")(torch.rand(1, 3, 32, 64))
         assert [output.shape for output in outputs] == [(1, 2, 32, 64)] * self.outputs
