@@ -55,6 +55,25 @@ class NNUNet:
 
     def run(self, *command: object, hook: bool = True, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run one installed command, such as ``nnUNetv2_train``; ``hook`` sets ``nnUNet_extTrainer``."""
+        done = subprocess.run(
+            self._words(command), env=self._variables(command, hook), capture_output=True, text=True, timeout=1200
+        )
+        if check and done.returncode != 0:
+            pytest.fail(f"{' '.join(map(str, command))} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def start(self, *command: object) -> subprocess.Popen[bytes]:
+        """Start one installed command with the hook, and return at once."""
+        return subprocess.Popen(
+            self._words(command), env=self._variables(command, True), stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    @staticmethod
+    def _words(command: tuple[object, ...]) -> list[str]:
+        return [str(Path(sys.executable).parent / str(command[0])), *map(str, command[1:])]
+
+    def _variables(self, command: tuple[object, ...], hook: bool) -> dict[str, str]:
         environment = {
             **os.environ,
             "nnUNet_raw": str(self.raw),
@@ -69,13 +88,7 @@ class NNUNet:
         environment.pop("nnUNet_extTrainer", None)
         if hook:
             environment["nnUNet_extTrainer"] = str(HOOK_FOLDER)
-        executable = Path(sys.executable).parent / str(command[0])
-        done = subprocess.run(
-            [str(executable), *map(str, command[1:])], env=environment, capture_output=True, text=True, timeout=1200
-        )
-        if check and done.returncode != 0:
-            pytest.fail(f"{' '.join(map(str, command))} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
-        return done
+        return environment
 
 
 @pytest.fixture(scope="module")

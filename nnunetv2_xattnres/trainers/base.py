@@ -24,6 +24,7 @@ from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.nnunet_layout import AUGMENTATION_PROCESSES, TRAINER_KEY
 from nnunetv2_xattnres.outputs import replace_file
 from nnunetv2_xattnres.plans.splits import check_fold, make_splits_if_missing
+from nnunetv2_xattnres.trainers.checkpoints import usable_checkpoint
 from nnunetv2_xattnres.trainers.routing_log import RoutingLog
 from nnunetv2_xattnres.trainers.seeding import (
     SEED_VARIABLE,
@@ -119,9 +120,17 @@ class PluginTrainer(nnUNetTrainer):
         )  # fmt: skip
 
     def load_checkpoint(self, *arguments: Any, **named: Any) -> None:
-        """As nnU-Net, whatever it calls its parameter: a training that continues needs no pretrained weights."""
+        """As nnU-Net, whatever it calls its parameter; a training that continues needs no pretrained weights.
+
+        Raises:
+            InputError: the checkpoint is damaged, and no older one can take its place.
+        """
         self._restoring = True
-        super().load_checkpoint(*arguments, **named)
+        chosen = [
+            str(usable_checkpoint(Path(value), self.print_to_log_file)) if isinstance(value, str) else value
+            for value in (*arguments, *named.values())
+        ]
+        super().load_checkpoint(*chosen[: len(arguments)], **dict(zip(named, chosen[len(arguments) :], strict=True)))
 
     def _seed(self, *key: int) -> bool:
         """Seed this process if a seed is set; each process draws different numbers. Returns whether a seed is set."""

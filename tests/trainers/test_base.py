@@ -179,6 +179,18 @@ def test_a_checkpoint_that_cannot_be_finished_leaves_the_one_before(make, tmp_pa
     assert file.read_bytes() == before
 
 
+def test_a_training_continues_from_the_checkpoint_before_one_that_was_cut_off(make, tmp_path):
+    first = train(make(), stop_after=2)
+    folder = tmp_path / MODEL.format("Tiny")
+    best = torch.load(folder / "checkpoint_best.pth", weights_only=False)["current_epoch"]
+    (folder / "checkpoint_latest.pth").write_bytes((folder / "checkpoint_latest.pth").read_bytes()[:2000])
+    later = make()
+    later.load_checkpoint(str(folder / "checkpoint_latest.pth"))
+    assert later.current_epoch == best
+    assert len(train(later)) > 0 and len(first) > 0
+    assert (folder / "checkpoint_final.pth").exists()
+
+
 def test_no_checkpoint_where_checkpointing_is_off(make, tmp_path):
     trainer = make()
     trainer.disable_checkpointing = True

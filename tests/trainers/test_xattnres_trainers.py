@@ -1,4 +1,5 @@
 import json
+import time
 from copy import deepcopy
 
 import numpy as np
@@ -152,3 +153,26 @@ def test_residual_encoder_regions_and_ignore_label_and_an_unknown_network(module
     failed = nnunet.run(*train, check=False)
     assert failed.returncode != 0
     assert "unet.ResidualUNet: XAttnRes can be put into" in failed.stderr
+
+
+@pytest.mark.slow
+def test_a_training_that_was_killed_continues(planned):
+    nnunet, raw = planned
+    train = ("nnUNetv2_train", 701, "2d", 1, "-tr", TRIAL, "-device", "cpu")
+    fold = nnunet.results / raw.name / f"{TRIAL}__nnUNetPlans__2d" / "fold_1"
+    with nnunet.start(*train) as process:
+        wait_for(lambda: any("Epoch 1: 5/20" in log.read_text() for log in fold.glob("training_log*.txt")), process)
+        process.kill()
+    assert not (fold / "checkpoint_final.pth").exists()
+    nnunet.run(*train, "--c")
+    final = (fold / "checkpoint_final.pth").read_bytes()
+    nnunet.run(*train, "--val", "--val_best", "--npz")
+    assert (fold / "checkpoint_final.pth").read_bytes() == final
+    assert len(list((fold / "validation").glob("*.npz"))) == len(list((fold / "validation").glob("*.png"))) > 0
+
+
+def wait_for(condition, process, seconds=300):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.05)

@@ -302,6 +302,7 @@ def _narrow_kernel(
 # None of them spills on sm_80, sm_89 and sm_90: tests/architectures/kernels/test_kernel_report.py
 TILES = ((2048, 1, 4), (1024, 1, 4))
 NARROW_TILES = ((2048, 1, 2), (4096, 1, 4))
+CONTIGUOUS_PIXELS = 8  # where pixels lie side by side, so many of two bytes are loaded at once
 
 
 def tiles_for(kernel: Any, block: int, channels_last: bool) -> tuple[Tile, ...]:
@@ -309,12 +310,15 @@ def tiles_for(kernel: Any, block: int, channels_last: bool) -> tuple[Tile, ...]:
     values_rows_warps: Sequence[tuple[int, int, int]] = NARROW_TILES if kernel is _narrow_kernel else TILES
     if kernel is _gradient_kernel and not channels_last:
         values_rows_warps = TILES[:1]  # the second one spills on sm_89
-    return tuple(dict.fromkeys(_tile_of(kernel, block, *tile) for tile in values_rows_warps))
+    pixels = 1 if channels_last else CONTIGUOUS_PIXELS
+    return tuple(dict.fromkeys(_tile_of(kernel, block, pixels, *tile) for tile in values_rows_warps))
 
 
-def _tile_of(kernel: Any, block: int, values: int, rows: int, warps: int) -> Tile:
-    """A tile of about so many values."""
-    pixels = max(values // block, 1)
+def _tile_of(kernel: Any, block: int, fewest: int, values: int, rows: int, warps: int) -> Tile:
+    """A tile of about so many values, and of at least ``fewest`` pixels."""
+    pixels = max(values // block, fewest)
+    if pixels * block > values:  # as many more warps, or the gradient's values spill: it has twice as many
+        warps = min(16, warps * pixels * block // values * (2 if kernel is _gradient_kernel else 1))
     if kernel is _narrow_kernel:
         return Tile(warps, COLUMNS=pixels)
     rows = min(rows, pixels)

@@ -1,0 +1,58 @@
+"""A short form of ``scripts/nnunet-matrix``: regions, an ignore label and a cascade, through all of its commands."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "nnunet-matrix"
+
+
+def draw(folder, cases):
+    """Volumes of two blobs side by side, in the layout of the Medical Segmentation Decathlon."""
+    generator = np.random.default_rng(0)
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part).mkdir(parents=True)
+    grid = np.indices((26, 32, 24))
+    for case in range(cases):
+        label = np.zeros(grid.shape[1:], np.uint8)
+        for value, y in ((1, 10), (2, 21)):
+            middle = generator.integers(-2, 3, 3) + np.array([13, y, 12])
+            label[np.square(grid - middle[:, None, None, None]).sum(0) < 36] = value
+        image = label * 40.0 + generator.normal(0, 10, label.shape)
+        for part, data in (("imagesTr", image.astype(np.float32)), ("labelsTr", label)):
+            file = folder / part / f"hippocampus_{case:03d}.nii.gz"
+            nibabel.save(nibabel.Nifti1Image(data, np.diag([1, 1, 1, 1.0])), file)
+
+
+def run(data, work):
+    words = [data, "--work", work, "--settings", "regions+ignore", "--cases", 5, "--folds", 0]
+    words += ["--configurations", "3d_lowres", "3d_cascade_fullres"]
+    return subprocess.run(
+        [sys.executable, SCRIPT, *map(str, words)], capture_output=True, text=True, check=False, timeout=1200
+    )
+
+
+@pytest.mark.slow
+def test_the_cascade_with_regions_and_an_ignore_label(tmp_path):
+    draw(tmp_path / "data", 8)
+    done = run(tmp_path / "data", tmp_path / "work")
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = (tmp_path / "work" / "matrix.md").read_text().splitlines()[2:]
+    assert all(line.split("|")[3].strip() == "0" for line in table)
+    steps = [line.split("|")[2].strip() for line in table]
+    assert [f"train 3d_lowres, fold {fold}" for fold in range(5)] == [
+        s for s in steps if s.startswith("train 3d_lowres")
+    ]
+    for step in ("train 3d_cascade_fullres, fold 0", "apply_postprocessing, as printed"):
+        assert step in steps
+
+    # a second start does nothing again
+    before = (tmp_path / "work" / "steps.json").stat().st_mtime_ns
+    logs = {log: log.stat().st_mtime_ns for log in (tmp_path / "work" / "logs").iterdir()}
+    assert run(tmp_path / "data", tmp_path / "work").returncode == 0
+    assert logs == {log: log.stat().st_mtime_ns for log in (tmp_path / "work" / "logs").iterdir()}
+    assert (tmp_path / "work" / "steps.json").stat().st_mtime_ns >= before
