@@ -151,6 +151,7 @@ def _intervals(
         axes.set_yticks(range(len(labels)), labels)
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(labels) - 0.5, -0.5)
+        axes.locator_params(axis="x", nbins=4)  # labels of a narrow range have many digits
         axes.set_xlabel(axis)
     text = ", ".join(f"{label} {scale * value.mean:.3g}" for label, value in zip(labels, values, strict=True))
     return Chart(name, figure_to_svg(figure, name, f"{axis}: {text}"), words, name)

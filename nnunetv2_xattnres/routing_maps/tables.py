@@ -109,14 +109,16 @@ def claim_sentence(results: Results) -> str:
     only_decoder = all(reader.stage.startswith("decoder") for reader in shown_readers(results))
     stages = "decoder stages" if only_decoder else "stages"
     direction = "finer" if mean < 0 else "coarser"
-    interval = f"95 % interval {claim.difference.low:+.3f} to {claim.difference.high:+.3f}, "
+    low, high = (without_minus_zero(f"{end:+.3f}") for end in claim.difference[1:])
+    interval = f"95 % interval {low} to {high}, "
+    size = "less than 0.001" if abs(mean) < 0.001 else f"{abs(mean):.3f}"
     verdict = {
         HELD: "The paper's claim held",
         REVERSED: "The paper's claim did not hold",
     }.get(claim.reading, "These cases cannot decide the paper's claim")
     return (
         f"{verdict}: in the {stages} together, pixels up to {edges[0]:g} {unit} from a boundary listen to entries "
-        f"that are on average {abs(mean):.3f} octaves of resolution {direction} than pixels over {edges[1]:g} {unit} "
+        f"that are on average {size} octaves of resolution {direction} than pixels over {edges[1]:g} {unit} "
         f"away ({'' if math.isnan(claim.difference.low) else interval}{_count(claim.cases, 'case')}; "
         "1 octave is a factor of 2 per axis)."
     )

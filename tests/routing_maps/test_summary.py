@@ -65,6 +65,8 @@ def test_the_sentence_says_number_interval_and_cases():
     assert sentence.startswith("The paper's claim held: in the decoder stages together, pixels up to 2 pixels from a")
     assert "octaves of resolution finer than pixels over 5 pixels away (95 % interval -" in sentence
     assert "8 cases" in sentence
+    hardly = claim_sentence(results([case(0.5 + 1e-5 * n, 0.5 + 1e-5 * n + 1e-6) for n in range(8)]))
+    assert "on average less than 0.001 octaves" in hardly and "interval +0.000 to +0.000" in hardly
     nothing = claim_sentence(results([case(0.5, 0.5, (10, 0))]))
     assert nothing.startswith("The paper's claim cannot be looked at: no case has both")
 
