@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from scipy.ndimage import gaussian_filter1d
+
 from nnunetv2_xattnres import __version__
 from nnunetv2_xattnres.export.program import BATCH, IMAGE, LOGITS
 from nnunetv2_xattnres.system import version_of
 
 FORMAT = 1
+# of nnU-Net's tiles; its functions have them as arguments, and the plans do not
+GAUSSIAN_SIGMA, GAUSSIAN_MAXIMUM = 1 / 8, 10
 # what predict_onnx.py does
 NORMALISATIONS = {
     "ZScoreNormalization", "CTNormalization", "NoNormalization", "RescaleTo01Normalization", "RGBTo01Normalization",
@@ -60,8 +65,7 @@ def describe(predictor: Any, *, fold: str, checkpoint: str, opset: int) -> dict[
             "pad_smaller_images_to": patch,
             "padding": "zeros after normalisation, the image centred",
             "step": predictor.tile_step_size,
-            # nnU-Net's own numbers, which its functions have as defaults and not in the plans
-            "gaussian": {"sigma": 1 / 8, "maximum": 10, "type": "float16"},
+            "gaussian": {"maximum": GAUSSIAN_MAXIMUM, "type": "float16", "axes": [gaussian_line(n) for n in patch]},
         },
         "mirroring_axes": list(predictor.allowed_mirroring_axes or ()),
         "nonlinearity": "sigmoid" if labels.has_regions else "softmax",
@@ -74,6 +78,13 @@ def describe(predictor: Any, *, fold: str, checkpoint: str, opset: int) -> dict[
         "label_type": "uint8" if len(labels.foreground_labels) < 255 else "uint16",
         "script_lacks": what_the_script_lacks(predictor),
     }
+
+
+def gaussian_line(length: int) -> list[float]:
+    """The weights along one axis of a tile; the product over all axes, scaled and rounded, is the weight of a pixel."""
+    point = np.zeros(length)
+    point[length // 2] = 1
+    return gaussian_filter1d(point, length * GAUSSIAN_SIGMA, mode="constant").tolist()
 
 
 def channels_of(predictor: Any) -> list[dict[str, Any]]:
@@ -96,9 +107,7 @@ def predictor_configuration(predictor: Any) -> str:
     """The name of the configuration, which a predictor does not keep."""
     plans = predictor.plans_manager
     wanted = predictor.configuration_manager.configuration
-    return next(
-        name for name in plans.plans["configurations"] if plans.get_configuration(name).configuration == wanted
-    )
+    return next(name for name in plans.plans["configurations"] if plans.get_configuration(name).configuration == wanted)
 
 
 def what_the_script_lacks(predictor: Any) -> list[str]:
