@@ -43,9 +43,7 @@ def predict(image: np.ndarray, spacing: Any = None, folder: Path = Path(__file__
     missing = [max(want - have, 0) for want, have in zip(tile, x.shape[1:], strict=True)]
     inside = tuple(slice(each // 2, each // 2 + have) for each, have in zip(missing, x.shape[1:], strict=True))
     x = np.pad(x, [(0, 0), *((each // 2, each - each // 2) for each in missing)])
-    weight = reduce(np.multiply.outer, map(np.array, about["tiles"]["gaussian"]["axes"]))
-    weight = (weight / (weight.max() / about["tiles"]["gaussian"]["maximum"])).astype(np.float32).astype(np.float16)
-    weight[weight == 0] = weight[weight > 0].min()
+    weight = gaussian(about["tiles"]["gaussian"]["axes"], about["tiles"]["gaussian"]["maximum"])
     total = np.zeros((about["output"]["shape"][1], *x.shape[1:]), np.float16)  # sums are rounded as in nnU-Net
     weights = np.zeros(x.shape[1:], np.float16)
     for corner in product(*map(starts, x.shape[1:], tile, [about["tiles"]["step"]] * 3)):
@@ -68,6 +66,14 @@ def starts(length: int, tile: int, step: float) -> list[int]:
     """Where the tiles along one axis begin; a tile of one pixel stands for slices."""
     count = length if tile == 1 else ceil((length - tile) / (tile * step)) + 1
     return [round((length - tile) / max(count - 1, 1) * i) for i in range(count)]
+
+
+def gaussian(lines: list[list[float]], maximum: float) -> np.ndarray:
+    """The weights of a tile's pixels, rounded as in nnU-Net."""
+    weight = reduce(np.multiply.outer, map(np.array, lines))
+    weight = (weight / (weight.max() / maximum)).astype(np.float32).astype(np.float16)
+    weight[weight == 0] = weight[weight > 0].min()
+    return weight
 
 
 def normalise(x: np.ndarray, mask: np.ndarray, how: dict[str, Any]) -> np.ndarray:
