@@ -4,9 +4,17 @@ import pytest
 import torch
 from test_compile import NETWORKS, build
 
-from nnunetv2_xattnres.architectures import use_kernel
+from nnunetv2_xattnres import catalogue
+from nnunetv2_xattnres.architectures import comparators, use_kernel
+from nnunetv2_xattnres.export.onnx_file import compare, convert, save_model
+from nnunetv2_xattnres.export.program import trace
 
 SLOW = {"paper-unet", "emcad"}
+COMPARED = {
+    key: getattr(comparators, name)
+    for key, network in catalogue.NETWORKS.items()
+    if hasattr(comparators, name := network.class_name.rpartition(".")[2])
+}
 
 
 @pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in NETWORKS])
@@ -53,3 +61,25 @@ def test_a_strict_export_is_free_of_our_operators_with_the_plain_form():
         program = torch.export.export(network, (x,), strict=True)
     assert ours(program) == []
     torch.testing.assert_close(program.module()(x), network(x))
+
+
+# of an odd size, which these networks pad; the command's own functions, which refuse operations of others
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("key", "variant"), [(key, variant) for key in COMPARED for variant in catalogue.NETWORKS[key].variants]
+)
+def test_networks_that_the_paper_compares(key, variant, tmp_path):
+    for needed in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(needed)
+    torch.manual_seed(0)
+    arguments = {"encoder": "pvt_v2_b0"} if "pvt_v2_b0" in catalogue.NETWORKS[key].encoders else {}
+    if catalogue.reads(catalogue.VARIANTS[variant]):
+        arguments["routing"] = catalogue.VARIANTS[variant].routing
+    network = COMPARED[key](3, 2, **arguments).eval()
+    program = trace(network, 3, (40, 33))
+    save_model(convert(program), tmp_path / "network.onnx")
+    x = torch.rand(3, 3, 40, 33)
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(x), network(x), rtol=1e-4, atol=1e-5)
+    for batch in (1, 3):
+        assert compare(tmp_path / "network.onnx", network, (batch, 3, 40, 33)) < 1e-4
