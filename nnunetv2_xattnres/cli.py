@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("evaluation.command", "compute Dice, IoU and HD95 per class and case"),
     "ablate": ("ablation.command", "run or continue an ablation study, locally or on SLURM, and write its report"),
     "routing": ("routing_maps.command", "show what each stage of a trained model listens to: maps, tables, a page"),
+    "export": ("export.command", "write a trained model for programs without nnU-Net: ONNX and torch.export"),
     "bench": ("benchmark", "measure time and memory of networks with and without XAttnRes"),
 }
 

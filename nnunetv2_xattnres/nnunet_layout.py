@@ -24,6 +24,9 @@ DATASET_JSON, SPLITS, REFERENCES = "dataset.json", "splits_final.json", "gt_segm
 TRAIN, TEST = "Tr", "Ts"
 TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = "imagesTr", "labelsTr", "imagesTs", "labelsTs"
 
+# in the folder of a trained model, beside DATASET_JSON
+PLANS_JSON = "plans.json"
+
 # in a fold's folder
 FINAL, LATEST, BEST = (f"checkpoint_{name}.pth" for name in ("final", "latest", "best"))
 VALIDATION, SUMMARY, DEBUG = "validation", "summary.json", "debug.json"

@@ -2,7 +2,8 @@
 
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import sleep
@@ -50,6 +51,47 @@ def written(path: Path) -> Iterator[Path]:
         raise InputError(f"{path} cannot be written ({error.strerror or error}).") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_output_folder(output: Path, names: Collection[str], *, overwrite: bool) -> None:
+    """Check that a command may replace the folder ``output``; ``names`` are those of its own files and folders.
+
+    Raises:
+        InputError: it is a file, it holds other files, or it has results and ``overwrite`` is False.
+    """
+    if output.exists() and not output.is_dir():
+        raise InputError(f"{output} is a file: name a folder with -o.")
+    present = {path.name for path in output.iterdir()} if output.is_dir() else set()
+    if others := sorted(present - set(names)):
+        raise InputError(f"{output} holds files of something else: name an empty or a new folder with -o.", others)
+    if present and not overwrite:
+        raise InputError(f"{output} has results already: --overwrite replaces them, or name another folder with -o.")
+
+
+@contextmanager
+def replaced_folder(output: Path) -> Iterator[Path]:
+    """A new folder beside ``output`` to write to. It takes the place of ``output`` once everything has worked.
+
+    Raises:
+        InputError: the system refuses to write, or the disk is full. ``output`` is then as before.
+    """
+    new, former = (output.with_name(f".{output.name}.{os.getpid()}.{word}") for word in ("new", "former"))
+    try:
+        new.mkdir(parents=True)
+        yield new
+        if output.exists():
+            output.rename(former)
+        try:
+            new.rename(output)
+        except OSError:
+            if former.exists():
+                former.rename(output)
+            raise
+    except OSError as error:
+        raise InputError(f"{output} cannot be written ({error.strerror or error}).") from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(former, ignore_errors=True)
 
 
 def replace_file(source: Path, target: Path) -> None:

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from nnunetv2_xattnres.arguments import parse_names
-from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.system import interrupt, told_of
+from nnunetv2_xattnres.trained_model import add_model_arguments, check_model_arguments, model_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,31 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", dest="output", type=Path, required=True, metavar="FOLDER", help="folder of the results, empty or new"
     )
-    model = parser.add_argument_group("the model, as for nnUNetv2_predict")
-    model.add_argument(
-        "-m", dest="model", type=Path, metavar="FOLDER", help="folder of the model, instead of -d, -c, -tr and -p"
-    )
-    model.add_argument("-d", dest="dataset", metavar="DATASET", help="number or name of the data set, such as 11")
-    model.add_argument("-c", dest="configuration", metavar="NAME", help="configuration")
-    model.add_argument(
-        "-tr", dest="trainer", default="nnUNetTrainer", metavar="NAME", help="trainer (default: nnUNetTrainer)"
-    )
-    model.add_argument("-p", dest="plans", default="nnUNetPlans", metavar="NAME", help="plans (default: nnUNetPlans)")
-    model.add_argument(
-        "-f",
-        dest="folds",
-        nargs="+",
-        default=["0", "1", "2", "3", "4"],
-        metavar="FOLD",
-        help="folds (default: 0 1 2 3 4)",
-    )
-    model.add_argument(
-        "-chk",
-        dest="checkpoint",
-        default="checkpoint_final.pth",
-        metavar="FILE",
-        help="checkpoint (default: checkpoint_final.pth)",
-    )
+    model = add_model_arguments(parser)
     model.add_argument(
         "-step_size",
         type=float,
@@ -74,15 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Show the routing, and print where the page is."""
-    if (args.model is None) == (args.dataset is None) or (args.dataset and not args.configuration):
-        raise InputError("Name the model once: -d with -c (and -tr, -p), as for nnUNetv2_predict, or -m FOLDER.")
+    check_model_arguments(args)
 
-    from nnunetv2_xattnres.routing_maps.model import find_model
     from nnunetv2_xattnres.routing_maps.run import Request, show_routing
 
-    model = args.model or find_model(args.dataset, args.trainer, args.plans, args.configuration)
     request = Request(
-        model=model,
+        model=model_folder(args),
         images=args.images,
         output=args.output,
         folds=args.folds,

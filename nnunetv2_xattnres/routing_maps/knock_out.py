@@ -18,7 +18,7 @@ from nnunetv2_xattnres.architectures.readers import Reader, unwrapped
 from nnunetv2_xattnres.architectures.xattnres import XAttnRes
 from nnunetv2_xattnres.evaluation.labels import Labels
 from nnunetv2_xattnres.evaluation.metrics import overlap
-from nnunetv2_xattnres.routing_maps.model import silent
+from nnunetv2_xattnres.trained_model import silent
 
 
 @contextmanager

@@ -1,12 +1,9 @@
-"""The trained model and the cases that a run looks at: found, checked, and read with nnU-Net's own classes."""
+"""The cases that a run looks at: found, checked, and read with nnU-Net's own classes."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +13,7 @@ import torch
 
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.evaluation.cases import read_mask
-from nnunetv2_xattnres.nnunet_layout import DATASET_JSON, RESULTS, variable_folder
-from nnunetv2_xattnres.system import check_device
-
-PLANS_JSON = "plans.json"
+from nnunetv2_xattnres.trained_model import silent
 
 
 @dataclass(frozen=True)
@@ -29,58 +23,6 @@ class Case:
     name: str
     images: tuple[str, ...]
     reference: Path | None = None
-
-
-def find_model(dataset: str, trainer: str, plans: str, configuration: str) -> Path:
-    """The folder of a trained model below ``nnUNet_results``.
-
-    Raises:
-        InputError: nnU-Net does not know the data set.
-    """
-    variable_folder(RESULTS)
-    from nnunetv2.utilities.file_path_utilities import get_output_folder
-
-    try:
-        with silent():
-            return Path(get_output_folder(dataset, trainer, plans, configuration))
-    except Exception as error:  # nnU-Net raises RuntimeError, ValueError or AssertionError
-        raise InputError(f"nnU-Net does not know the data set {dataset}: {error}") from error
-
-
-def load_predictor(
-    model: Path,
-    folds: Sequence[str],
-    *,
-    checkpoint: str = "checkpoint_final.pth",
-    step_size: float = 0.5,
-    mirroring: bool = True,
-    device: str = "cuda",
-) -> Any:
-    """nnU-Net's predictor for a trained model, without torch.compile, which hooks cannot look into.
-
-    Raises:
-        InputError: something is missing, also the device; nnU-Net cannot load the model; or the model is the second one
-            of a cascade.
-    """
-    needed = [model / DATASET_JSON, model / PLANS_JSON, *(model / f"fold_{fold}" / checkpoint for fold in folds)]
-    if missing := [f"{path} does not exist" for path in needed if not path.is_file()]:
-        raise InputError("There is no such model: set -tr, -p, -c, -f and -chk, or -m, as for nnU-Net.", missing)
-    if not 0 < step_size <= 1:
-        raise InputError(f"-step_size is {step_size:g}: give a part of the patch, more than 0 and at most 1.")
-    check_device(device)
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-
-    with silent(), _environment("nnUNet_compile", "f"):
-        predictor = nnUNetPredictor(
-            tile_step_size=step_size, use_mirroring=mirroring, device=torch.device(device), allow_tqdm=False
-        )
-        try:
-            predictor.initialize_from_trained_model_folder(str(model), [*folds], checkpoint_name=checkpoint)
-        except Exception as error:  # a damaged checkpoint, a network or a trainer that is not installed
-            raise InputError(f"nnU-Net cannot load the model in {model}: {error}") from error
-    if (before := predictor.configuration_manager.previous_stage_name) is not None:
-        raise InputError(f"This model needs the predictions of {before}: routing shows no cascades, name that model.")
-    return predictor
 
 
 def find_cases(predictor: Any, images: Path, labels: Path | None, wanted: Sequence[str] | None) -> list[Case]:
@@ -168,23 +110,3 @@ def read_labels(predictor: Any, path: Path, shape: tuple[int, ...]) -> np.ndarra
     if labels.size != int(np.prod(shape)) or [n for n in labels.shape if n > 1] != [n for n in shape if n > 1]:
         raise InputError(f"{path} has shape {labels.shape}, and its image {shape}: they do not belong together.")
     return labels.reshape(shape)
-
-
-@contextlib.contextmanager
-def silent() -> Iterator[None]:
-    """Without nnU-Net's notes on the terminal."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield
-
-
-@contextlib.contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before

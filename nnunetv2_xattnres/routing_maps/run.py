@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +12,12 @@ from tqdm import tqdm
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.evaluation.files import write_text
 from nnunetv2_xattnres.json_files import write_json
+from nnunetv2_xattnres.outputs import check_output_folder, replaced_folder
 from nnunetv2_xattnres.routing_maps.analysis import Analysis, analyse_case, begin
 from nnunetv2_xattnres.routing_maps.colours import class_colours, entry_colours
-from nnunetv2_xattnres.routing_maps.model import Case, find_cases, load_predictor
+from nnunetv2_xattnres.routing_maps.model import Case, find_cases
 from nnunetv2_xattnres.routing_maps.summary import decoders
+from nnunetv2_xattnres.trained_model import load_predictor
 
 PAGE = "routing.html"
 MAPS, FIGURES, PREDICTIONS = "maps", "figures", "predictions"
@@ -58,14 +57,16 @@ def show_routing(request: Request) -> Path:
     """
     if request.knock_out and request.labels is None:
         raise InputError("--knock-out compares Dice, which needs references: add --labels FOLDER.")
-    _check_output(request.output, request.overwrite)
+    check_output_folder(request.output, NAMES, overwrite=request.overwrite)
     predictor = load_predictor(
         request.model, request.folds, checkpoint=request.checkpoint, step_size=request.step_size,
         mirroring=request.mirroring, device=request.device,
     )  # fmt: skip
     cases = find_cases(predictor, request.images, request.labels, request.cases)
     analysis = begin(predictor, cases[0], request.stages)
-    with _replaced(request.output) as folder:
+    with replaced_folder(request.output) as folder:
+        for name in (MAPS, FIGURES, PREDICTIONS):
+            (folder / name).mkdir()
         sentence = _write(request, predictor, cases, analysis, folder)
     print(sentence)
     return request.output / PAGE
@@ -147,36 +148,3 @@ def _facts(request: Request) -> list[tuple[str, str]]:
             f"step {request.step_size:g} of the patch, {'with' if request.mirroring else 'no'} mirroring",
         ),
     ]
-
-
-def _check_output(output: Path, overwrite: bool) -> None:
-    if output.exists() and not output.is_dir():
-        raise InputError(f"{output} is a file: name a folder with -o.")
-    present = {path.name for path in output.iterdir()} if output.is_dir() else set()
-    if others := sorted(present - NAMES):
-        raise InputError(f"{output} holds files of something else: name an empty or a new folder with -o.", others)
-    if present and not overwrite:
-        raise InputError(f"{output} has results already: --overwrite replaces them, or name another folder with -o.")
-
-
-@contextmanager
-def _replaced(output: Path) -> Iterator[Path]:
-    """A new folder beside ``output`` to write to. It takes the place of ``output`` once everything has worked."""
-    new, former = (output.with_name(f".{output.name}.{os.getpid()}.{word}") for word in ("new", "former"))
-    try:
-        for name in (MAPS, FIGURES, PREDICTIONS):
-            (new / name).mkdir(parents=True)
-        yield new
-        if output.exists():
-            output.rename(former)
-        try:
-            new.rename(output)
-        except OSError:
-            if former.exists():
-                former.rename(output)
-            raise
-    except OSError as error:
-        raise InputError(f"{output} cannot be written ({error.strerror or error}).") from error
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(former, ignore_errors=True)

@@ -7,9 +7,10 @@ from torch import nn
 
 from nnunetv2_xattnres.architectures import PaperUNet
 from nnunetv2_xattnres.architectures.readers import find_readers, read_routing
-from nnunetv2_xattnres.routing_maps.model import Case, load_predictor, preprocess
+from nnunetv2_xattnres.routing_maps.model import Case, preprocess
 from nnunetv2_xattnres.routing_maps.restore import known, restore
 from nnunetv2_xattnres.routing_maps.window import average_weights, to_input_size
+from nnunetv2_xattnres.trained_model import load_predictor
 
 
 class Predictor:

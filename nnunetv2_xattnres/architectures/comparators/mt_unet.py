@@ -201,12 +201,16 @@ class WindowAttention(nn.Module):
 
     def forward(self, windows: Tensor, real: Tensor) -> Tensor:
         """``[B, h, w, 16, C]`` to the same shape; ``real``, ``[h, w, 16]``, says which pixels there are."""
+        # one window per row of the batch: PyTorch's ONNX exporter takes attention with four axes only
+        rows = windows.flatten(0, 2)
         queries, keys, values = (
-            layer(windows).unflatten(4, (HEADS, -1)).transpose(3, 4) for layer in (self.query, self.key, self.value)
+            layer(rows).unflatten(2, (HEADS, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)
         )
-        mask = real[:, :, None, None]  # the same for all heads and queries
+        mask = real.expand(windows.shape[0], -1, -1, -1).flatten(0, 2)[
+            :, None, None
+        ]  # the same for all heads and queries
         mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
-        return self.out(mixed.transpose(3, 4).flatten(4))
+        return self.out(mixed.transpose(1, 2).flatten(2)).view_as(windows)
 
 
 class AxialAttention(nn.Module):
