@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from nnunetv2_xattnres.errors import InputError
-from nnunetv2_xattnres.export.program import BATCH, IMAGE, LOGITS
+from nnunetv2_xattnres.export.program import BATCH, IMAGE, LOGITS, reason, trace
 
 NEEDED = ("onnx", "onnxscript")
 STANDARD = {"", "ai.onnx"}
@@ -34,6 +34,24 @@ def check_installed() -> None:
         raise InputError(f"ONNX files need {' and '.join(missing)}: pip install 'nnunetv2_xattnres[export]'")
 
 
+def trace_and_convert(
+    network: torch.nn.Module, channels: int, patch: Sequence[int]
+) -> tuple[torch.export.ExportedProgram, Any, bool]:
+    """The program and the ONNX model of a network, and whether they take any batch.
+
+    They take a batch of one alone if this PyTorch cannot export the network otherwise, as 2.6 cannot with XAttnRes.
+
+    Raises:
+        InputError: the network cannot be exported at all.
+    """
+    try:
+        program = trace(network, channels, patch)
+        return program, convert(program), True
+    except InputError:
+        program = trace(network, channels, patch, any_batch=False)
+        return program, convert(program), False
+
+
 def convert(program: torch.export.ExportedProgram) -> Any:
     """The ONNX model of a program, with the opset that PyTorch's exporter chooses.
 
@@ -46,7 +64,7 @@ def convert(program: torch.export.ExportedProgram) -> Any:
                 program, (), dynamo=True, verbose=False, input_names=[IMAGE], output_names=[LOGITS]
             )
     except Exception as error:  # an operation without a translation
-        raise InputError(f"PyTorch cannot convert this network to ONNX: {error}") from error
+        raise InputError(f"PyTorch cannot convert this network to ONNX: {reason(error)}") from error
     model = exported.model_proto  # type: ignore[union-attr]
     if foreign := foreign_operators(model):
         raise InputError("The ONNX file would have operators that are not ONNX's own.", foreign)
@@ -54,7 +72,9 @@ def convert(program: torch.export.ExportedProgram) -> Any:
     for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         part.ClearField("metadata_props")  # traces of PyTorch's exporter, with files of this machine
     for value in (*graph.input, *graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = BATCH
+        batch = value.type.tensor_type.shape.dim[0]
+        if not batch.HasField("dim_value"):
+            batch.dim_param = BATCH
     return model
 
 

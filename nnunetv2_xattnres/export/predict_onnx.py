@@ -35,7 +35,7 @@ def predict(image: np.ndarray, spacing: Any = None, folder: Path = Path(__file__
     whole, mask = x.shape[1:], (x != 0).any(0)  # nnU-Net crops to what is not zero
     ends = [np.flatnonzero(mask.any(tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     box = tuple(slice(each[0], each[-1] + 1) if len(each) else slice(None) for each in ends)
-    x, mask = x[every + box], fill_holes(mask[box])
+    x, mask = x[every + box], fill_holes(mask[box]) if any(each["use_mask"] for each in channels) else mask[box]
     x = np.stack([normalise(values, mask, how) for values, how in zip(x, channels, strict=True)])
 
     tile = [1] * flat + size
