@@ -22,6 +22,7 @@ TOLERANCE = 1e-3  # of the largest logit
 # one file of protocol buffers holds less than 2 GiB; larger weights are in a file beside it
 SINGLE_FILE = 2**31 - 2**24
 WEIGHTS_SUFFIX = ".data"
+_OTHERS = "try newer versions of torch, onnxscript and onnxruntime"
 
 
 def check_installed() -> None:
@@ -107,7 +108,7 @@ def compare(path: Path, network: torch.nn.Module, shape: tuple[int, ...]) -> flo
         The largest difference to the network's logits, as a part of the largest logit.
 
     Raises:
-        InputError: the difference is too large.
+        InputError: the difference is too large, or onnxruntime refuses the file.
     """
     if find_spec("onnxruntime") is None:
         return None
@@ -116,12 +117,15 @@ def compare(path: Path, network: torch.nn.Module, shape: tuple[int, ...]) -> flo
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = network.eval()(noise).numpy()
-    (found,) = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {IMAGE: noise.numpy()})
+    try:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        (found,) = session.run(None, {IMAGE: noise.numpy()})
+    except Exception as error:  # onnxruntime has an error class for each of its codes
+        raise InputError(f"onnxruntime cannot run the file that PyTorch made ({reason(error)}): {_OTHERS}") from error
     difference = float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-30))
     if not difference <= TOLERANCE:  # also for NaN
         raise InputError(
-            f"onnxruntime computes other logits than PyTorch (by {difference:.1g} of the largest): try other versions "
-            "of torch, onnxscript and onnxruntime"
+            f"onnxruntime computes other logits than PyTorch (by {difference:.1g} of the largest): {_OTHERS}"
         )
     return difference
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from packaging.version import Version
 from test_compile import NETWORKS, build
 
 from nnunetv2_xattnres import catalogue
@@ -60,6 +61,10 @@ def test_a_strict_export_is_free_of_our_operators_with_the_plain_form():
 # A conversion takes 15 s: there is one network for each kind of operation (resampling and pooling, windows with
 # masks). The size is odd, and they pad it. The functions are the command's, which refuse operations of others.
 @pytest.mark.slow
+@pytest.mark.skipif(
+    Version(torch.__version__).release < (2, 7),
+    reason="onnxruntime refuses the file of DeepLabv3+ that torch 2.6 writes",
+)
 @pytest.mark.parametrize("key", ["deeplabv3-plus", "mt-unet"])
 def test_networks_that_the_paper_compares(key, tmp_path):
     for needed in ("onnx", "onnxscript", "onnxruntime"):

@@ -327,6 +327,12 @@ def test_other_logits_are_refused(exported):
         onnx_file.compare(exported / "network.onnx", Zero(), (1, 3, 32, 48))
 
 
+def test_a_file_that_onnxruntime_refuses(tmp_path):
+    (tmp_path / "network.onnx").write_bytes(b"no model")
+    with pytest.raises(InputError, match="onnxruntime cannot run the file"):
+        onnx_file.compare(tmp_path / "network.onnx", nn.Identity(), (1, 3, 8, 8))
+
+
 def test_large_weights_are_in_a_second_file(exported, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_file, "SINGLE_FILE", 0)
     onnx_file.save_model(onnx.load(exported / "network.onnx"), tmp_path / "network.onnx")
