@@ -52,16 +52,15 @@ def export(model: Path, fold: str, checkpoint: str, output: Path) -> list[str]:
     Raises:
         InputError: something is missing or cannot be used, or the network cannot be exported.
     """
-    from nnunetv2_xattnres.export.onnx_file import compare, convert, opset, save_model
-    from nnunetv2_xattnres.export.program import save_program, trace
+    from nnunetv2_xattnres.export.onnx_file import compare, opset, save_model, trace_and_convert
+    from nnunetv2_xattnres.export.program import save_program
     from nnunetv2_xattnres.export.surroundings import describe
 
     predictor = load_predictor(model, [fold], checkpoint=checkpoint, device="cpu")
     patch = predictor.configuration_manager.patch_size
     channels = len(predictor.configuration_manager.normalization_schemes)
-    program = trace(predictor.network, channels, patch)
-    onnx_model = convert(program)
-    about = describe(predictor, fold=fold, checkpoint=checkpoint, opset=opset(onnx_model))
+    program, onnx_model, any_batch = trace_and_convert(predictor.network, channels, patch)
+    about = describe(predictor, fold=fold, checkpoint=checkpoint, opset=opset(onnx_model), any_batch=any_batch)
     with replaced_folder(output) as folder:
         save_model(onnx_model, folder / ONNX)
         difference = compare(folder / ONNX, predictor.network, (1, channels, *patch))
@@ -69,6 +68,8 @@ def export(model: Path, fold: str, checkpoint: str, output: Path) -> list[str]:
         write_json(folder / SURROUNDINGS, about)
         shutil.copyfile(Path(__file__).with_name(SCRIPT), folder / SCRIPT)
     lines = [f"{SCRIPT} cannot predict with this model: it lacks {each}" for each in about["script_lacks"]]
+    if not any_batch:
+        lines.append("the networks take a batch of one: this version of PyTorch cannot export a batch of any length")
     if difference is None:
         return [*lines, f"{ONNX} was not run: onnxruntime is not installed"]
     return [*lines, f"onnxruntime computes PyTorch's logits within {difference:.1g} of the largest"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from nnunetv2_xattnres.errors import InputError
-from nnunetv2_xattnres.export.program import BATCH, IMAGE, LOGITS
+from nnunetv2_xattnres.export.program import BATCH, IMAGE, LOGITS, reason, trace
 
 NEEDED = ("onnx", "onnxscript")
 STANDARD = {"", "ai.onnx"}
@@ -22,6 +22,7 @@ TOLERANCE = 1e-3  # of the largest logit
 # one file of protocol buffers holds less than 2 GiB; larger weights are in a file beside it
 SINGLE_FILE = 2**31 - 2**24
 WEIGHTS_SUFFIX = ".data"
+_OTHERS = "try newer versions of torch, onnxscript and onnxruntime"
 
 
 def check_installed() -> None:
@@ -32,6 +33,24 @@ def check_installed() -> None:
     """
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise InputError(f"ONNX files need {' and '.join(missing)}: pip install 'nnunetv2_xattnres[export]'")
+
+
+def trace_and_convert(
+    network: torch.nn.Module, channels: int, patch: Sequence[int]
+) -> tuple[torch.export.ExportedProgram, Any, bool]:
+    """The program and the ONNX model of a network, and whether they take any batch.
+
+    They take a batch of one alone if this PyTorch cannot export the network otherwise, as 2.6 cannot with XAttnRes.
+
+    Raises:
+        InputError: the network cannot be exported at all.
+    """
+    try:
+        program = trace(network, channels, patch)
+        return program, convert(program), True
+    except InputError:
+        program = trace(network, channels, patch, any_batch=False)
+        return program, convert(program), False
 
 
 def convert(program: torch.export.ExportedProgram) -> Any:
@@ -46,7 +65,7 @@ def convert(program: torch.export.ExportedProgram) -> Any:
                 program, (), dynamo=True, verbose=False, input_names=[IMAGE], output_names=[LOGITS]
             )
     except Exception as error:  # an operation without a translation
-        raise InputError(f"PyTorch cannot convert this network to ONNX: {error}") from error
+        raise InputError(f"PyTorch cannot convert this network to ONNX: {reason(error)}") from error
     model = exported.model_proto  # type: ignore[union-attr]
     if foreign := foreign_operators(model):
         raise InputError("The ONNX file would have operators that are not ONNX's own.", foreign)
@@ -54,7 +73,9 @@ def convert(program: torch.export.ExportedProgram) -> Any:
     for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         part.ClearField("metadata_props")  # traces of PyTorch's exporter, with files of this machine
     for value in (*graph.input, *graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = BATCH
+        batch = value.type.tensor_type.shape.dim[0]
+        if not batch.HasField("dim_value"):
+            batch.dim_param = BATCH
     return model
 
 
@@ -87,7 +108,7 @@ def compare(path: Path, network: torch.nn.Module, shape: tuple[int, ...]) -> flo
         The largest difference to the network's logits, as a part of the largest logit.
 
     Raises:
-        InputError: the difference is too large.
+        InputError: the difference is too large, or onnxruntime refuses the file.
     """
     if find_spec("onnxruntime") is None:
         return None
@@ -96,12 +117,15 @@ def compare(path: Path, network: torch.nn.Module, shape: tuple[int, ...]) -> flo
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = network.eval()(noise).numpy()
-    (found,) = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {IMAGE: noise.numpy()})
+    try:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        (found,) = session.run(None, {IMAGE: noise.numpy()})
+    except Exception as error:  # onnxruntime has an error class for each of its codes
+        raise InputError(f"onnxruntime cannot run the file that PyTorch made ({reason(error)}): {_OTHERS}") from error
     difference = float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-30))
     if not difference <= TOLERANCE:  # also for NaN
         raise InputError(
-            f"onnxruntime computes other logits than PyTorch (by {difference:.1g} of the largest): try other versions "
-            "of torch, onnxscript and onnxruntime"
+            f"onnxruntime computes other logits than PyTorch (by {difference:.1g} of the largest): {_OTHERS}"
         )
     return difference
 

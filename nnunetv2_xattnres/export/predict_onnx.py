@@ -6,7 +6,7 @@ The image must have the spacing (mm) that export.json names: nothing is resample
 
 import json
 import sys
-from functools import reduce
+from functools import lru_cache, reduce
 from itertools import product
 from math import ceil
 from pathlib import Path
@@ -18,8 +18,7 @@ import onnxruntime
 
 def predict(image: np.ndarray, spacing: Any = None, folder: Path = Path(__file__).parent) -> np.ndarray:
     """Labels of an image ``[channels, *axes]``; ``spacing`` (mm, in the order of its axes) is checked if given."""
-    about = json.loads((folder / "export.json").read_text(encoding="utf-8"))
-    session = onnxruntime.InferenceSession(folder / "network.onnx", providers=onnxruntime.get_available_providers())
+    about, session = opened(folder)
     size, axes, channels = about["tiles"]["size"], about["axes"]["transpose_forward"], about["channels"]
     every, flat = (slice(None),), 3 - len(size)  # a 2D network predicts slice by slice
     if about["script_lacks"]:
@@ -36,7 +35,7 @@ def predict(image: np.ndarray, spacing: Any = None, folder: Path = Path(__file__
     whole, mask = x.shape[1:], (x != 0).any(0)  # nnU-Net crops to what is not zero
     ends = [np.flatnonzero(mask.any(tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     box = tuple(slice(each[0], each[-1] + 1) if len(each) else slice(None) for each in ends)
-    x, mask = x[every + box], fill_holes(mask[box])
+    x, mask = x[every + box], fill_holes(mask[box]) if any(each["use_mask"] for each in channels) else mask[box]
     x = np.stack([normalise(values, mask, how) for values, how in zip(x, channels, strict=True)])
 
     tile = [1] * flat + size
@@ -52,6 +51,8 @@ def predict(image: np.ndarray, spacing: Any = None, folder: Path = Path(__file__
         total[every + at] += (logits[0] * weight).reshape(-1, *tile)
         weights[at] += weight.reshape(tile)
     logits = (total / weights)[every + inside]
+    if np.isinf(logits).any():
+        raise ValueError("a logit is larger than float16 can hold: nnU-Net stops here as well")
 
     labels = np.zeros(whole, about["label_type"])
     if about["regions"] is None:
@@ -60,6 +61,13 @@ def predict(image: np.ndarray, spacing: Any = None, folder: Path = Path(__file__
         for region, value in zip(logits.astype(np.float32), about["regions_class_order"], strict=True):
             labels[box][1 / (1 + np.exp(-region)) > 0.5] = value
     return labels.transpose(about["axes"]["transpose_backward"]).reshape(image.shape[1:])
+
+
+@lru_cache(maxsize=1)
+def opened(folder: Path) -> tuple[dict[str, Any], Any]:
+    """The content of export.json, and the network."""
+    network = onnxruntime.InferenceSession(folder / "network.onnx", providers=onnxruntime.get_available_providers())
+    return json.loads((folder / "export.json").read_text(encoding="utf-8")), network
 
 
 def starts(length: int, tile: int, step: float) -> list[int]:

@@ -15,8 +15,10 @@ IMAGE, LOGITS, BATCH = "image", "logits", "batch"
 _NAMESPACES = {"aten", "prim", "prims", "higher_order", "_operator", "builtins", "math"}
 
 
-def trace(network: nn.Module, channels: int, patch: Sequence[int]) -> torch.export.ExportedProgram:
-    """The program of a network for tiles ``[batch, channels, *patch]``, with a batch of any length.
+def trace(
+    network: nn.Module, channels: int, patch: Sequence[int], *, any_batch: bool = True
+) -> torch.export.ExportedProgram:
+    """The program of a network for tiles ``[batch, channels, *patch]``, with a batch of any length, or of one.
 
     The spatial size is fixed, because nnU-Net predicts tiles of one size.
 
@@ -24,14 +26,13 @@ def trace(network: nn.Module, channels: int, patch: Sequence[int]) -> torch.expo
         InputError: ``torch.export`` cannot trace the network, or the program has operations that are not PyTorch's own.
     """
     # an example with a batch of one would fix the batch
-    example = torch.zeros(2, channels, *patch)
+    example = torch.zeros(2 if any_batch else 1, channels, *patch)
+    shapes = ({0: torch.export.Dim(BATCH)},) if any_batch else None
     try:
         with torch.no_grad(), use_kernel("plain"):
-            program = torch.export.export(
-                network.eval(), (example,), dynamic_shapes=({0: torch.export.Dim(BATCH)},), strict=False
-            )
+            program = torch.export.export(network.eval(), (example,), dynamic_shapes=shapes, strict=False)
     except Exception as error:  # networks of other packages fail in their own ways
-        raise InputError(f"torch.export cannot trace {type(network).__name__}: {error}") from error
+        raise InputError(f"torch.export cannot trace {type(network).__name__}: {reason(error)}") from error
     if foreign := foreign_operations(program):
         raise InputError("The network has operations that a program without their package cannot load.", foreign)
     for node in _nodes(program):
@@ -43,6 +44,13 @@ def foreign_operations(program: torch.export.ExportedProgram) -> list[str]:
     """The operations of a program that are neither PyTorch's nor Python's own."""
     called = [node.target for node in _nodes(program) if node.op == "call_function"]
     return sorted({str(target) for target in called if _namespace(target) not in _NAMESPACES})
+
+
+def reason(error: BaseException) -> str:
+    """The first line of the error at the bottom of ``error``; PyTorch's exporters put pages around it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def save_program(program: torch.export.ExportedProgram, path: Path) -> None:

@@ -21,7 +21,7 @@ NORMALISATIONS = {
 PREPROCESSOR, LABEL_MANAGER = "DefaultPreprocessor", "LabelManager"
 
 
-def describe(predictor: Any, *, fold: str, checkpoint: str, opset: int) -> dict[str, Any]:
+def describe(predictor: Any, *, fold: str, checkpoint: str, opset: int, any_batch: bool) -> dict[str, Any]:
     """The content of ``export.json`` for an initialised ``nnUNetPredictor``; ``docs/export.md`` explains it.
 
     Axes are those after ``transpose_forward``. Spacings are in mm, sizes in pixels or voxels.
@@ -29,6 +29,7 @@ def describe(predictor: Any, *, fold: str, checkpoint: str, opset: int) -> dict[
     plans, configuration, labels = predictor.plans_manager, predictor.configuration_manager, predictor.label_manager
     patch = [int(length) for length in configuration.patch_size]
     channels = channels_of(predictor)
+    batch = BATCH if any_batch else 1
     return {
         "format": FORMAT,
         "versions": {
@@ -45,8 +46,13 @@ def describe(predictor: Any, *, fold: str, checkpoint: str, opset: int) -> dict[
             "checkpoint": checkpoint,
             "network": configuration.network_arch_class_name,
         },
-        "input": {"name": IMAGE, "shape": [BATCH, len(channels), *patch], "dynamic_axes": [0], "type": "float32"},
-        "output": {"name": LOGITS, "shape": [BATCH, labels.num_segmentation_heads, *patch], "type": "float32"},
+        "input": {
+            "name": IMAGE,
+            "shape": [batch, len(channels), *patch],
+            "dynamic_axes": [0] * any_batch,
+            "type": "float32",
+        },
+        "output": {"name": LOGITS, "shape": [batch, labels.num_segmentation_heads, *patch], "type": "float32"},
         "channels": channels,
         "axes": {
             "reader": plans.plans["image_reader_writer"],

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from packaging.version import Version
 from test_compile import NETWORKS, build
 
 from nnunetv2_xattnres import catalogue
 from nnunetv2_xattnres.architectures import comparators, use_kernel
-from nnunetv2_xattnres.export.onnx_file import compare, convert, save_model
-from nnunetv2_xattnres.export.program import trace
+from nnunetv2_xattnres.export.onnx_file import compare, save_model, trace_and_convert
 
 SLOW = {"paper-unet", "emcad"}
 
@@ -58,19 +58,24 @@ def test_a_strict_export_is_free_of_our_operators_with_the_plain_form():
     torch.testing.assert_close(program.module()(x), network(x))
 
 
-# A conversion takes 15 s: there is one network for each kind of operation (resampling and pooling, windows with masks,
-# tokens). The size is odd, and they pad it. The functions are the command's, which refuse operations of others.
+# A conversion takes 15 s: there is one network for each kind of operation (resampling and pooling, windows with
+# masks). The size is odd, and they pad it. The functions are the command's, which refuse operations of others.
 @pytest.mark.slow
-@pytest.mark.parametrize("key", ["deeplabv3-plus", "swin-unet", "mt-unet"])
+@pytest.mark.skipif(
+    Version(torch.__version__).release < (2, 7),
+    reason="onnxruntime refuses the file of DeepLabv3+ that torch 2.6 writes",
+)
+@pytest.mark.parametrize("key", ["deeplabv3-plus", "mt-unet"])
 def test_networks_that_the_paper_compares(key, tmp_path):
     for needed in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(needed)
     torch.manual_seed(0)
     network = getattr(comparators, catalogue.NETWORKS[key].class_name.rpartition(".")[2])(3, 2).eval()
-    program = trace(network, 3, (40, 33))
-    save_model(convert(program), tmp_path / "network.onnx")
-    x = torch.rand(3, 3, 40, 33)
+    program, model, any_batch = trace_and_convert(network, 3, (40, 33))
+    save_model(model, tmp_path / "network.onnx")
+    most = 3 if any_batch else 1
+    x = torch.rand(most, 3, 40, 33)
     with torch.no_grad():
         torch.testing.assert_close(program.module()(x), network(x), rtol=1e-4, atol=1e-5)
-    for batch in (1, 3):
+    for batch in {1, most}:
         assert compare(tmp_path / "network.onnx", network, (batch, 3, 40, 33)) < 1e-4

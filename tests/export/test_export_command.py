@@ -160,8 +160,11 @@ def test_parts_of_others_are_named(tmp_path):
     plans = json.loads((model / "plans.json").read_text())
     plans["configurations"]["2d"] |= {"normalization_schemes": ["Own"] * 3, "preprocessor_name": "Mine"}
     (model / "plans.json").write_text(json.dumps(plans))
-    about = surroundings.describe(load_predictor(model, ["0"], device="cpu"), fold="0", checkpoint="x", opset=20)
+    about = surroundings.describe(
+        load_predictor(model, ["0"], device="cpu"), fold="0", checkpoint="x", opset=20, any_batch=False
+    )
     assert about["script_lacks"] == ["the normalisation Own", "the preprocessor Mine"]
+    assert about["input"]["shape"] == [1, 3, 32, 32] and about["input"]["dynamic_axes"] == []
 
 
 def test_regions_masks_transposed_axes_and_volumes(tmp_path):
@@ -187,6 +190,7 @@ def test_regions_masks_transposed_axes_and_volumes(tmp_path):
         predict(image, [1.0, 1.5, 2.0], tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_slices_of_a_ct(tmp_path):
     model = write_model(tmp_path / "model", 2, [16, 24], classes=2, spacing=[0.8, 0.8])
     plans = json.loads((model / "plans.json").read_text())
@@ -260,7 +264,8 @@ def test_a_failure_leaves_the_files_of_the_export_before(exported, model, tmp_pa
         raise OSError(28, "No space left on device")
 
     # the conversion is as above, and takes seconds
-    monkeypatch.setattr(onnx_file, "convert", lambda traced: onnx.load(exported / "network.onnx"))
+    done = None, onnx.load(exported / "network.onnx"), True
+    monkeypatch.setattr(onnx_file, "trace_and_convert", lambda *_: done)
     monkeypatch.setattr(program, "save_program", full)
     check(capsys, "cannot be written", model, output, "--overwrite")
     assert (output / "export.json").read_text() == "before"
@@ -300,6 +305,19 @@ def test_a_network_that_cannot_be_traced():
         program.trace(Branch(), 1, [8, 8])
 
 
+def test_a_network_that_fixes_the_batch_takes_a_batch_of_one(tmp_path):
+    class Scaled(nn.Module):
+        def forward(self, x):
+            return x * len(x)
+
+    traced, model, any_batch = onnx_file.trace_and_convert(Scaled(), 1, [4, 6])
+    assert not any_batch
+    torch.testing.assert_close(traced.module()(x := torch.rand(1, 1, 4, 6)), x)
+    assert [axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim] == [1, 1, 4, 6]
+    onnx_file.save_model(model, tmp_path / "network.onnx")
+    assert onnx_file.compare(tmp_path / "network.onnx", Scaled(), (1, 1, 4, 6)) == 0
+
+
 def test_other_logits_are_refused(exported):
     class Zero(nn.Module):
         def forward(self, x):
@@ -307,6 +325,12 @@ def test_other_logits_are_refused(exported):
 
     with pytest.raises(InputError, match="computes other logits"):
         onnx_file.compare(exported / "network.onnx", Zero(), (1, 3, 32, 48))
+
+
+def test_a_file_that_onnxruntime_refuses(tmp_path):
+    (tmp_path / "network.onnx").write_bytes(b"no model")
+    with pytest.raises(InputError, match="onnxruntime cannot run the file"):
+        onnx_file.compare(tmp_path / "network.onnx", nn.Identity(), (1, 3, 8, 8))
 
 
 def test_large_weights_are_in_a_second_file(exported, tmp_path, monkeypatch):
