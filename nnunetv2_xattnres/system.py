@@ -35,11 +35,12 @@ def escape_what_the_console_lacks() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def check_device(device: str) -> None:
+def check_device(device: str, choice: str = "--device cpu") -> None:
     """Test that torch can compute on a device, before a command writes or waits for anything.
 
     Args:
         device: ``cpu``, ``cuda`` or ``mps``, or with a number, such as ``cuda:1``.
+        choice: How the caller chooses the CPU, for the message.
 
     Raises:
         InputError: torch cannot use the device.
@@ -51,7 +52,7 @@ def check_device(device: str) -> None:
     except Exception as error:  # torch raises AssertionError without CUDA, RuntimeError or its own for a broken driver
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"torch {torch.__version__} cannot compute on the device {device} ({reason}): choose --device cpu, or "
+            f"torch {torch.__version__} cannot compute on the device {device} ({reason}): choose {choice}, or "
             "see what `nnunetv2_xattnres doctor` says about the device"
         ) from error
 
