@@ -5,16 +5,32 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
+from pathlib import Path
 from types import FrameType
 
 from nnunetv2_xattnres.errors import InputError
+
+# of Linux's control groups, versions 2 and 1
+CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 def available_cores() -> int:
     """Number of cores that this process may use; on a shared machine or a cluster, these are not all cores."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_bytes() -> int | None:
+    """The memory of this machine, or of the container that this process runs in; ``None`` where it is unknown."""
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not on Windows
+        return None
+    for limit in CONTAINER_LIMITS:
+        with suppress(OSError, ValueError):  # no container, or "max"
+            memory = min(memory, int(limit.read_text(encoding="ascii")))
+    return memory
 
 
 def version_of(package: str) -> str | None:

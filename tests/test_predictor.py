@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from model_phantom import write_frames, write_model, write_volume
+from nnunetv2.configuration import default_num_processes
 from PIL import Image
 
 from nnunetv2_xattnres import Predictor
@@ -217,6 +218,8 @@ def test_predictions_are_those_of_nnunets_command(module_nnunet, tmp_path, dims)
         zooms = [float(zoom) for zoom in image.header.get_zooms()]
         cases = [("volume", np.asarray(image.dataobj).T, zooms[::-1])]
     output = tmp_path / "predictions"
+    # with another number of threads, the last digit of a softmax can differ
+    module_nnunet.environment["nnUNet_def_n_proc"] = str(default_num_processes)
     module_nnunet.run(
         "nnUNetv2_predict", "-d", name, "-c", configuration, "-f", 0, 1, "-i", images, "-o", output,
         "-device", "cpu", "--save_probabilities", "-npp", 1, "-nps", 1, hook=False,

@@ -17,7 +17,9 @@ import torch
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.evaluation.cases import read_mask
 from nnunetv2_xattnres.nnunet_layout import DATASET_JSON, RESULTS, variable_folder
+from nnunetv2_xattnres.reading import check_whole
 from nnunetv2_xattnres.system import check_device
+from nnunetv2_xattnres.untrusted import check_model_files
 
 PLANS_JSON = "plans.json"
 
@@ -68,6 +70,7 @@ def load_predictor(
     if not 0 < step_size <= 1:
         raise InputError(f"-step_size is {step_size:g}: give a part of the patch, more than 0 and at most 1.")
     check_device(device)
+    check_model_files(model / PLANS_JSON, needed[2:])
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     with silent(), _environment("nnUNet_compile", "f"):
@@ -123,6 +126,8 @@ def preprocess(predictor: Any, case: Case) -> tuple[torch.Tensor, dict[str, Any]
 
     preprocessor = predictor.configuration_manager.preprocessor_class(verbose=False)
     try:
+        for path in case.images:
+            check_whole(Path(path))
         data, _, properties = preprocessor.run_case(
             list(case.images), None, predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json
         )
