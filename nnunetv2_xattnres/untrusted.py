@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import pydoc
 import sys
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -103,6 +104,9 @@ def check_checkpoint(path: Path) -> None:
     """
     import torch
 
+    again = "get it or train it again"
+    if not zipfile.is_zipfile(path):  # torch's files are archives, whose table of contents is written last
+        raise InputError(f"{path} cannot be read as a checkpoint (it is cut off or another kind of file): {again}")
     try:
         with torch.serialization.safe_globals(_numpy_objects()):
             torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -112,8 +116,8 @@ def check_checkpoint(path: Path) -> None:
             f"({_reason(error)}): get it again from someone you trust; if you trust it, load it with torch.load, "
             "remove these objects, and save it again"
         ) from error
-    except Exception as error:  # a damaged file fails in torch, in pickle or in zipfile
-        raise InputError(f"{path} cannot be read as a checkpoint ({_reason(error)}): get or train it again") from error
+    except Exception as error:  # a damaged file fails in torch or in pickle
+        raise InputError(f"{path} cannot be read as a checkpoint ({_reason(error)}): {again}") from error
 
 
 def _numpy_objects() -> list[Any]:
