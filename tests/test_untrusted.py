@@ -190,6 +190,16 @@ def test_plans_that_name_a_program_make_no_variants(dataset, tmp_path, monkeypat
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_variants_that_name_a_program_are_not_used(dataset, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    file = dataset / "nnUNetXAttnResPlans.json"
+    file.write_bytes((FORMER / file.name).read_bytes())
+    change_plans(file, lambda architecture: architecture["arch_kwargs"].update(nonlin="os.system"), "2d_baseline")
+    before = sorted(tmp_path.rglob("*"))
+    refused(["ablate", "11", "--study", "skip", "--output", "study"], capsys, "2d_baseline", "nonlin is os.system")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.parametrize("trainer", ["nnUNetTrainer_XAttnRes", "nnUNetTrainer_XAttnRes_Paper"])
 def test_plans_that_name_a_program_are_not_trained(dataset, tmp_path, trainer):
     plans = change_plans(
