@@ -192,6 +192,7 @@ def test_plans_that_name_a_program_make_no_variants(dataset, tmp_path, monkeypat
 
 def test_variants_that_name_a_program_are_not_used(dataset, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    (dataset / "nnUNetPlans_2d").mkdir()
     file = dataset / "nnUNetXAttnResPlans.json"
     file.write_bytes((FORMER / file.name).read_bytes())
     change_plans(file, lambda architecture: architecture["arch_kwargs"].update(nonlin="os.system"), "2d_baseline")
