@@ -47,7 +47,7 @@ def check_architecture(architecture: Any, where: str) -> None:
         InputError: a name is something else; nothing was called, and nothing of Python's own library was imported.
     """
     if not isinstance(architecture, dict):
-        raise InputError(f"{where}: the architecture is no object: {_ADVICE}")
+        raise InputError(f"{where} has an architecture that is no object: {_ADVICE}")
     check_entries(architecture, where, _PARTS, _ADVICE)
     from torch import nn
 
@@ -64,8 +64,7 @@ def check_architecture(architecture: Any, where: str) -> None:
             problems += _problem(str(key), value, is_layer, pydoc.locate)
     if problems:
         raise InputError(
-            f"{where}: it names what is no network and no layer of one, and nnU-Net would call it: {_ADVICE}: "
-            + ", ".join(problems)
+            f"{where} names what is no network or layer, and nnU-Net would call it ({', '.join(problems)}): {_ADVICE}"
         )
 
 

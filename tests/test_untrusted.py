@@ -125,7 +125,7 @@ def test_a_program_as_a_layer(key, program):
         "arch_kwargs": {"conv_op": "torch.nn.modules.conv.Conv2d", "dropout_op": None, key: program},
         "_kw_requires_import": ["conv_op", "dropout_op", key],
     }
-    with pytest.raises(InputError, match=f"MyPlans, 2d: .*{key} is ") as error:
+    with pytest.raises(InputError, match=f"MyPlans, 2d names .*{key} is ") as error:
         check_architecture(architecture, "MyPlans, 2d")
     assert "\n" not in str(error.value)
 
