@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 from nnunetv2_xattnres import __version__
 from nnunetv2_xattnres.ext_trainer import HOOK_FOLDER
 from nnunetv2_xattnres.nnunet_layout import AUGMENTATION_PROCESSES, FOLDERS, HOOK, PREPROCESSED
-from nnunetv2_xattnres.system import version_of
+from nnunetv2_xattnres.system import memory_bytes, version_of
 
 DISTRIBUTION = "nnunetv2-xattnres"
 TRAINER = "nnUNetTrainer_XAttnRes"
@@ -197,8 +197,8 @@ def check_device() -> Iterator[Finding]:
                 text = f"CUDA {index}: {properties.name}, {gib:.0f} GiB: the default plans may not fit"
                 yield Finding(NOTE, text, (f"nnUNetv2_plan_and_preprocess -d N {small}",))
         return
-    ram = _ram_gib()
-    memory = f", {ram:.0f} GiB of memory" if ram else ""
+    total = memory_bytes()
+    memory = f", {total / 2**30:.0f} GiB of memory" if total else ""
     if torch.backends.mps.is_available():
         yield Finding(OK, f"MPS (Apple){memory}: add -device mps to nnUNetv2_train and nnUNetv2_predict")
         return
@@ -260,13 +260,6 @@ def _reinstall() -> str:
 
 def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-
-def _ram_gib() -> float | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    except (AttributeError, ValueError, OSError):  # not on Windows
-        return None
 
 
 def _count(problems: int) -> str:

@@ -5,16 +5,32 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
+from pathlib import Path
 from types import FrameType
 
 from nnunetv2_xattnres.errors import InputError
+
+# of Linux's control groups, versions 2 and 1
+CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 def available_cores() -> int:
     """Number of cores that this process may use; on a shared machine or a cluster, these are not all cores."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_bytes() -> int | None:
+    """The memory of this machine, or of the container that this process runs in; ``None`` where it is unknown."""
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not on Windows
+        return None
+    for limit in CONTAINER_LIMITS:
+        with suppress(OSError, ValueError):  # no container, or "max"
+            memory = min(memory, int(limit.read_text(encoding="ascii")))
+    return memory
 
 
 def version_of(package: str) -> str | None:
@@ -35,11 +51,12 @@ def escape_what_the_console_lacks() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def check_device(device: str) -> None:
+def check_device(device: str, choice: str = "--device cpu") -> None:
     """Test that torch can compute on a device, before a command writes or waits for anything.
 
     Args:
         device: ``cpu``, ``cuda`` or ``mps``, or with a number, such as ``cuda:1``.
+        choice: How the caller chooses the CPU, for the message.
 
     Raises:
         InputError: torch cannot use the device.
@@ -51,7 +68,7 @@ def check_device(device: str) -> None:
     except Exception as error:  # torch raises AssertionError without CUDA, RuntimeError or its own for a broken driver
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"torch {torch.__version__} cannot compute on the device {device} ({reason}): choose --device cpu, or "
+            f"torch {torch.__version__} cannot compute on the device {device} ({reason}): choose {choice}, or "
             "see what `nnunetv2_xattnres doctor` says about the device"
         ) from error
 

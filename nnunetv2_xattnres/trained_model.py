@@ -13,6 +13,7 @@ from typing import Any
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.nnunet_layout import DATASET_JSON, FINAL, PLANS_JSON, RESULTS, variable_folder
 from nnunetv2_xattnres.system import check_device
+from nnunetv2_xattnres.untrusted import check_model_files
 
 ALL_FOLDS = ("0", "1", "2", "3", "4")
 
@@ -84,6 +85,7 @@ def load_predictor(
     if not 0 < step_size <= 1:
         raise InputError(f"-step_size is {step_size:g}: give a part of the patch, more than 0 and at most 1.")
     check_device(device)
+    check_model_files(model / PLANS_JSON, needed[2:])
     import torch
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 

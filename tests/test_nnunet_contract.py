@@ -13,10 +13,13 @@ from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAu
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from nnunetv2 import paths
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
+from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
+from nnunetv2.preprocessing.normalization import default_normalization_schemes
 from nnunetv2.training.dataloading import nnunet_dataset
 from nnunetv2.training.logging import nnunet_logger
 from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
@@ -25,6 +28,7 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities import find_objects
 from nnunetv2.utilities.crossval_split import generate_crossval_split
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_xattnres import nnunet_layout as layout
@@ -256,6 +260,28 @@ def test_the_predictors_parts_for_routing_maps():
         "transpose(plans_manager.transpose_backward)",
     ):
         assert part in text, part
+
+
+def test_the_predictor_takes_one_array():
+    assert parameters(nnUNetPredictor.predict_single_npy_array)[1:] == [
+        "input_image", "image_properties", "segmentation_previous_stage", "output_file_truncated",
+        "save_or_return_probabilities",
+    ]  # fmt: skip
+    # what the readers say of images without a third axis, see predictor.py
+    assert "{'spacing': (999, 1, 1)}" in source(NaturalImage2DIO)
+    assert "max_spacing * 999, *list(spacings[-1])[::-1]" in source(SimpleITKIO)
+    assert {"RGBTo01Normalization", "CTNormalization", "NoNormalization"} <= set(vars(default_normalization_schemes))
+
+
+def test_what_nnunet_imports_and_unpickles():
+    text = source(get_network_from_plans)
+    # untrusted.py checks these names, and finds the network in the same way
+    for part in (
+        "pydoc.locate(architecture_kwargs[ri])", "pydoc.locate(network_class)",
+        "'dynamic_network_architectures.architectures')", "nw_class(",
+    ):  # fmt: skip
+        assert part in text, part
+    assert "torch.load" in source(nnUNetPredictor.initialize_from_trained_model_folder)
 
 
 def test_the_augmenters():

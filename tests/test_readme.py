@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from model_phantom import write_frames, write_model
 
 from nnunetv2_xattnres.cli import COMMANDS
 
@@ -18,8 +19,23 @@ BASH = "\n".join(re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL))
 pytestmark = pytest.mark.skipif(not (ROOT / "scripts").is_dir(), reason="not in a clone: scripts/ is not here")
 
 
+def snippet_of(title):
+    (snippet,) = re.findall(r"```python\n(.*?)```", README.split(f"## {title}\n")[1].split("\n## ")[0], re.DOTALL)
+    return snippet
+
+
+def test_one_image_in_python(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_model(Path("MODEL_FOLDER"), 2, [16, 16])
+    images, _ = write_frames(tmp_path, 1, (16, 24))
+    (images / "frame_0_0000.png").rename("frame.png")
+    names: dict = {}
+    exec(snippet_of("One image in Python"), names)
+    assert names["labels"].shape == (16, 24)
+
+
 def test_the_snippet_runs_and_every_parameter_learns():
-    (snippet,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    snippet = snippet_of("In a network of your own")
     assert len([line for line in snippet.splitlines() if line.strip()]) <= 12
     names: dict = {}
     exec(snippet, names)

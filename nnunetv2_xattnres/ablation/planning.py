@@ -17,6 +17,7 @@ from nnunetv2_xattnres.nnunet_layout import DATASET_JSON, RAW, SPLITS, variable_
 from nnunetv2_xattnres.plans.files import VARIANT_PLANS, dataset_folder, not_preprocessed, resolve
 from nnunetv2_xattnres.plans.splits import STOCK_FOLDS, Fold, check_cases, make_splits, read_splits
 from nnunetv2_xattnres.plans.studies import make_variants
+from nnunetv2_xattnres.untrusted import check_architecture
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,8 @@ def plan_study(folder: Path, request: Request, *, dry: bool = False) -> Study:
     if there is not None:
         check_unchanged(there, variants.plans, configurations)
     if not dry:
+        for name in variants.found:  # nnU-Net's own trainer takes them as they are; imports torch, so only now
+            check_architecture(resolve(variants.plans, name)["architecture"], f"{request.plans}, {name}")
         variants.write()
         if splits is None and numbers:
             make_splits(preprocessed, identifiers[0])

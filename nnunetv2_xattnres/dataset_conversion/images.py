@@ -7,7 +7,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from nnunetv2_xattnres.reading import stop_without_memory
+from nnunetv2_xattnres.reading import check_tiff_size, stop_without_memory
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 RESAMPLED = (
@@ -122,6 +122,7 @@ def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
 
 
 def _read_tiff(path: Path) -> NDArray:
+    check_tiff_size(path)
     with tifffile.TiffFile(path) as file:
         pixels, meaning = file.asarray(), file.pages[0].photometric
     if meaning == tifffile.PHOTOMETRIC.PALETTE:

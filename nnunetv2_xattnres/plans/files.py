@@ -11,6 +11,7 @@ from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.json_files import check_format, kind_of, require_object
 from nnunetv2_xattnres.nnunet_layout import DATASET_JSON, PREPROCESSED, dataset_number, variable_folder
 from nnunetv2_xattnres.outputs import written
+from nnunetv2_xattnres.untrusted import check_architecture
 
 VARIANT_PLANS = "nnUNetXAttnResPlans"  # default name of the plans with the variants
 OWN_KEY = "xattnres"  # our entry in such plans
@@ -173,11 +174,14 @@ def check_builds(plans: dict[str, Any], dataset_json: dict[str, Any], configurat
     for name in configurations:
         configuration = manager.get_configuration(name)
         try:
+            check_architecture(configuration.configuration["architecture"], f"{plans['plans_name']}, {name}")
             channels = determine_num_input_channels(manager, configuration, dataset_json)
             with torch.device("meta"):
                 nnUNetTrainer.build_network_architecture(
                     manager, configuration, channels, labels.num_segmentation_heads, True
                 )
+        except InputError as error:
+            problems.append(str(error))
         except Exception as error:  # the user reads every error of a network's constructor
             problems.append(f"{name}: {type(error).__name__}: {error}")
     if problems:

@@ -13,6 +13,7 @@ import torch
 
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.evaluation.cases import read_mask
+from nnunetv2_xattnres.reading import check_whole
 from nnunetv2_xattnres.trained_model import silent
 
 
@@ -65,6 +66,8 @@ def preprocess(predictor: Any, case: Case) -> tuple[torch.Tensor, dict[str, Any]
 
     preprocessor = predictor.configuration_manager.preprocessor_class(verbose=False)
     try:
+        for path in case.images:
+            check_whole(Path(path))
         data, _, properties = preprocessor.run_case(
             list(case.images), None, predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json
         )

@@ -23,6 +23,7 @@ from nnunetv2_xattnres.catalogue import routings
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.nnunet_layout import AUGMENTATION_PROCESSES, TRAINER_KEY
 from nnunetv2_xattnres.outputs import replace_file
+from nnunetv2_xattnres.plans.architecture import architecture_of
 from nnunetv2_xattnres.plans.splits import check_fold, make_splits_if_missing
 from nnunetv2_xattnres.trainers.checkpoints import usable_checkpoint
 from nnunetv2_xattnres.trainers.routing_log import RoutingLog
@@ -35,6 +36,7 @@ from nnunetv2_xattnres.trainers.seeding import (
     seed_everything,
     seed_of_environment,
 )
+from nnunetv2_xattnres.untrusted import check_architecture
 
 OWN_NAME_KEY = "xattnres_trainer_name"
 
@@ -75,6 +77,7 @@ class PluginTrainer(nnUNetTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's own signature
     ) -> None:
         plans = self.adapt_plans(deepcopy(plans), configuration, dataset_json)
+        check_architecture(architecture_of(plans, configuration), f"{plans.get('plans_name')}, {configuration}")
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = self.epochs or self.num_epochs
         self.num_iterations_per_epoch = self.iterations or self.num_iterations_per_epoch

@@ -137,7 +137,16 @@ def test_a_damaged_checkpoint(frames, tmp_path, capsys):
     model = tmp_path / "model"
     shutil.copytree(frames / "model", model)
     (model / "fold_0" / "checkpoint_final.pth").write_bytes(b"cut off")
-    check(capsys, "nnU-Net cannot load the model in ", "-m", model, "-i", frames / "images", "-o", tmp_path / "out")
+    check(
+        capsys,
+        "checkpoint_final.pth cannot be read as a checkpoint ",
+        "-m",
+        model,
+        "-i",
+        frames / "images",
+        "-o",
+        tmp_path / "out",
+    )
 
 
 def test_an_image_that_is_not_what_the_model_was_trained_with(frames, tmp_path, capsys):

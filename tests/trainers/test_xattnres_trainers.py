@@ -8,10 +8,11 @@ import torch
 from phantom_dataset import shrink, write_dataset
 from PIL import Image
 
-from nnunetv2_xattnres import trainers
+from nnunetv2_xattnres import Predictor, trainers
 from nnunetv2_xattnres.catalogue import routings
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.trainers.xattnres import nnUNetTrainer_XAttnRes
+from nnunetv2_xattnres.untrusted import check_checkpoint
 
 TRIAL = "nnUNetTrainer_XAttnRes_Trial"
 
@@ -101,6 +102,7 @@ def test_stock_commands_from_training_to_a_shared_model(planned, tmp_path):
     assert architecture["network_class_name"] == "nnunetv2_xattnres.architectures.XAttnResUNet"
     assert architecture["arch_kwargs"]["routing"] == routings()["both"]
     for name in ("checkpoint_final.pth", "checkpoint_best.pth"):
+        check_checkpoint(model / "fold_0" / name)
         checkpoint = torch.load(model / "fold_0" / name, weights_only=False)
         assert checkpoint["trainer_name"] == "nnUNetTrainer"
         assert checkpoint["xattnres_trainer_name"] == TRIAL
@@ -121,6 +123,10 @@ def test_stock_commands_from_training_to_a_shared_model(planned, tmp_path):
     assert sorted(p.name for p in predictions.glob("*.png")) == ["case_08.png", "case_09.png"]
     nnunet.run("nnUNetv2_evaluate_folder", raw / "labelsTs", predictions, "-djfile", raw / "dataset.json",
                "-pfile", model / "plans.json", hook=False)  # fmt: skip
+    predictor = Predictor(model, device="cpu")
+    for path in predictions.glob("*.png"):
+        image = np.asarray(Image.open(images / f"{path.stem}_0000.png"))
+        np.testing.assert_array_equal(predictor(image), np.asarray(Image.open(path)))
     dice = json.loads((predictions / "summary.json").read_text())["foreground_mean"]["Dice"]
     assert dice > 0.5
 

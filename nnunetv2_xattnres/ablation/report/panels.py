@@ -14,6 +14,7 @@ from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.evaluation.scores import find_reader, mean
 from nnunetv2_xattnres.json_files import require_object
 from nnunetv2_xattnres.nnunet_layout import RAW, TEST_IMAGES, TRAIN_IMAGES, variable_folder
+from nnunetv2_xattnres.reading import check_whole
 from nnunetv2_xattnres.visualization.overlay import overlay, resize, to_rgb
 
 CASES = 4
@@ -160,5 +161,7 @@ def read_image(
         else:
             files = sorted((folder / subset).glob(f"{case}_????{dataset['file_ending']}"))
         if files and all(file.is_file() for file in files):
+            for file in files:
+                check_whole(file)
             return reader.read_images([str(file) for file in files])[0]
     return None
