@@ -331,4 +331,5 @@ def describe_network(network: nn.Module, architecture: str, routing: dict[str, A
     chosen = {key: getattr(parsed, key) for key in ("skip_connections", "encoder", "decoder")}
     name = next((name for name, values in routings().items() if values == chosen), "of its own")
     details = ", ".join(f"{key} {'yes' if value else 'no'}" for key, value in chosen.items())
-    return f"Network {architecture}, routing {name} ({details}, query_init {parsed.query_init}): {text}"
+    details += f", query_init {parsed.query_init}" + ", stock_start yes" * parsed.stock_start
+    return f"Network {architecture}, routing {name} ({details}): {text}"
