@@ -97,8 +97,11 @@ class EMCADDecoder(nn.Module):
         if routing.decoder:
             self.xattnres.extend(
                 XAttnRes(
-                    [*widths, *deep_first[: i + 1]], width, nn.Conv2d,
-                    query_init=routing.query_init, gated=routing.stock_start,
+                    [*widths, *deep_first[: i + 1]],
+                    width,
+                    nn.Conv2d,
+                    query_init=routing.query_init,
+                    gated=routing.stock_start,
                 )  # fmt: skip
                 for i, width in enumerate(deep_first[1:])
             )

@@ -78,8 +78,11 @@ class PaperEncoder(nn.Module):
         if routing.encoder:
             self.xattnres.extend(
                 XAttnRes(
-                    ENCODER_WIDTHS[: i + 1], width, nn.Conv2d,
-                    query_init=routing.query_init, gated=routing.stock_start,
+                    ENCODER_WIDTHS[: i + 1],
+                    width,
+                    nn.Conv2d,
+                    query_init=routing.query_init,
+                    gated=routing.stock_start,
                 )  # fmt: skip
                 for i, width in enumerate(ENCODER_WIDTHS[:-1])
             )
@@ -117,8 +120,11 @@ class PaperDecoder(nn.Module):
         if routing.decoder:
             self.xattnres.extend(
                 XAttnRes(
-                    [*ENCODER_WIDTHS, *DECODER_WIDTHS[:j]], width, nn.Conv2d,
-                    query_init=routing.query_init, gated=routing.stock_start,
+                    [*ENCODER_WIDTHS, *DECODER_WIDTHS[:j]],
+                    width,
+                    nn.Conv2d,
+                    query_init=routing.query_init,
+                    gated=routing.stock_start,
                 )  # fmt: skip
                 for j, width in enumerate(before)
             )

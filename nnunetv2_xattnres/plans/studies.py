@@ -48,9 +48,9 @@ def cells(
         InputError: a name is unknown, the network has no 3D form for a 3D parent, or nothing is left to compare.
     """
     named = ALL not in studies
-    studies = list(studies) if named else [
-        key for key, study in STUDIES.items() if study.paper_tables and not study.cells
-    ]
+    studies = (
+        list(studies) if named else [key for key, study in STUDIES.items() if study.paper_tables and not study.cells]
+    )
     unknown = [study for study in studies if study not in STUDIES]
     if unknown:
         raise InputError(f"unknown study {', '.join(unknown)}: the studies are {', '.join(STUDIES)}")
