@@ -102,7 +102,7 @@ class EMCADDecoder(nn.Module):
                     nn.Conv2d,
                     query_init=routing.query_init,
                     gated=routing.stock_start,
-                )  # fmt: skip
+                )
                 for i, width in enumerate(deep_first[1:])
             )
 

@@ -83,7 +83,7 @@ class PaperEncoder(nn.Module):
                     nn.Conv2d,
                     query_init=routing.query_init,
                     gated=routing.stock_start,
-                )  # fmt: skip
+                )
                 for i, width in enumerate(ENCODER_WIDTHS[:-1])
             )
 
@@ -125,7 +125,7 @@ class PaperDecoder(nn.Module):
                     nn.Conv2d,
                     query_init=routing.query_init,
                     gated=routing.stock_start,
-                )  # fmt: skip
+                )
                 for j, width in enumerate(before)
             )
         # named as in nnU-Net's decoders, whose segmentation layers -pretrained_weights leaves out

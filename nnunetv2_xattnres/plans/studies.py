@@ -38,8 +38,9 @@ def cells(
         parent_name: Name of the configuration that the variants inherit from.
         parent: That configuration, resolved.
         networks: Keys of ``NETWORKS``, or ``all``; ``None`` for the one in the parent.
-        studies: Keys of :data:`STUDIES`, or ``all`` for the paper's that compare variants. A study that is named brings the
-            networks that it compares with; one that compares a list of networks is restricted to ``networks``.
+        studies: Keys of :data:`STUDIES`, or ``all`` for the paper's that compare variants. A study that is named
+            brings the networks that it compares with; one that compares a list of networks is restricted to
+            ``networks``.
 
     Returns:
         Name of the configuration to ``{"variant", "network", "studies"}``, in the order of the studies.

@@ -23,6 +23,7 @@ from nnunetv2_xattnres.catalogue import routings
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.nnunet_layout import AUGMENTATION_PROCESSES, TRAINER_KEY
 from nnunetv2_xattnres.outputs import replace_file
+from nnunetv2_xattnres.plans.files import refuse_foreign_weights
 from nnunetv2_xattnres.plans.splits import check_fold, make_splits_if_missing
 from nnunetv2_xattnres.trainers.routing_log import RoutingLog
 from nnunetv2_xattnres.trainers.seeding import (
@@ -73,6 +74,7 @@ class PluginTrainer(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's own signature
     ) -> None:
+        refuse_foreign_weights(plans, f"The plans {plans['plans_name']}")
         plans = self.adapt_plans(deepcopy(plans), configuration, dataset_json)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = self.epochs or self.num_epochs
