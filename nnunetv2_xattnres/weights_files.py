@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -32,6 +33,8 @@ def kind_of_file(path: Path) -> str | None:
 
 def reason_of(error: Exception) -> str:
     """The type and the first line of an error of torch, pickle, zipfile or safetensors."""
+    if isinstance(error, UnpicklingError):  # torch's text advises to load the file without protection
+        return type(error).__name__
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}"
 
 
@@ -51,7 +54,8 @@ def read_weights(path: Path) -> dict[str, Any]:
     if kind := kind_of_file(path):
         raise InputError(f"{path} is no checkpoint: it is {kind}")
     try:
-        with torch.serialization.safe_globals(_numbers()):
+        with torch.serialization.safe_globals(_numbers()), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about the version of pickle in damaged files
             content = torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise

@@ -14,7 +14,7 @@ from nnunetv2_xattnres.catalogue import VARIANTS
 
 sys.path.append(str(Path(__file__).parents[1] / "architectures"))
 
-from test_unet import NETWORKS, arguments, sample  # noqa: E402
+from test_unet import NETWORKS, arguments, sample
 
 STOCK_START = VARIANTS["stock_start"].routing
 
@@ -141,7 +141,7 @@ def test_a_routing_without_such_a_start_is_named(variant):
 
 
 def test_a_fusion_has_no_such_start():
-    with pytest.raises(ValueError, match="cannot have stock_start|no stock_start"):
+    with pytest.raises(ValueError, match="cannot have stock_start"):
         UNet3Plus(3, 1, routing={"skip_connections": False, "decoder": True, "stock_start": True})
     with pytest.raises(ValueError, match="no stock_start"):
         UNet3Plus(3, 1, routing={"skip_connections": True, "encoder": True, "decoder": False, "stock_start": True})
