@@ -9,7 +9,7 @@ from nnunetv2_xattnres.warmstart.transfer import Comparison
 
 def lines(found: Comparison) -> list[str]:
     """One line per part of the network and per tensor that did not fit, then what the network has no use for."""
-    rows = [("taken", *row) for row in _parts(found.taken, found.sizes)]
+    rows = [("taken", *row, "") for row in _parts(found.taken, found.sizes)]
     rows += [("new", *row, "not in the source") for row in _parts(found.new, found.sizes)]
     rows += [
         ("did not fit, new", misfit.name, f"{found.sizes[misfit.name]:,}", f"here {_shape(misfit.here)}, there "
@@ -17,7 +17,7 @@ def lines(found: Comparison) -> list[str]:
         for misfit in found.misfits
     ]  # fmt: skip
     rows += [("not needed", part, "", f"{count} tensors of the source") for part, count in _counts(found.left)]
-    table = [("", "part", "parameters", ""), *((*row, "")[:4] for row in rows)]
+    table = [("", "part", "parameters", ""), *rows]
     widths = [max(len(row[column]) for row in table) for column in range(3)]
     return [f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]}".rstrip() for row in table]
 

@@ -13,6 +13,7 @@ from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
 from nnunetv2_xattnres.cli import main
+from nnunetv2_xattnres.weights_files import read_weights
 
 for folder in ("plans", "trainers"):
     sys.path.append(str(Path(__file__).parents[1] / folder))
@@ -290,34 +291,27 @@ def test_plans_of_the_study_start(plain, tmp_path, capsys):
     assert "plan --study start" in capsys.readouterr().err
 
 
-@pytest.fixture(scope="module")
-def trained(module_nnunet):
-    """A phantom, and a stock network that nnU-Net has trained on it for a moment."""
-    raw = write_dataset(module_nnunet.raw, 717)
-    module_nnunet.run("nnUNetv2_plan_and_preprocess", "-d", 717, "-c", "2d", "-npfp", 1, "-np", 1)
-    shrink(module_nnunet.preprocessed / raw.name / "nnUNetPlans.json", "2d")
-    module_nnunet.run("nnunetv2_xattnres", "plan", 717, "--study", "skip", "start")
-    train = ("nnUNetv2_train", 717, "2d_baseline", 0, "-p", "nnUNetXAttnResPlans", "-device", "cpu")
-    module_nnunet.run(*train, "-tr", "nnUNetTrainer_XAttnRes_Trial")
-    name = "nnUNetTrainer_XAttnRes_Trial__nnUNetXAttnResPlans__2d_baseline"
-    return module_nnunet, module_nnunet.results / raw.name / name / "fold_0" / "checkpoint_final.pth"
+def test_a_checkpoint_of_a_training_is_opened():
+    weights = read_weights(Path(__file__).parents[1] / "former" / "model" / "fold_0" / "checkpoint_final.pth")
+    assert weights and all(isinstance(value, torch.Tensor) for value in weights.values())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("configuration", ["2d_both", "2d_stock_start"])
-def test_stock_commands_train_from_it(trained, tmp_path, configuration):
-    nnunet, source = trained
-    output = tmp_path / "start.pth"
-    where = ("-p", "nnUNetXAttnResPlans", "-tr", "nnUNetTrainer_XAttnRes_Trial")
-    printed = nnunet.run(
-        "nnunetv2_xattnres", "warmstart", source, "-d", 717, "-c", configuration, *where, "-o", output
-    ).stdout
-    assert "did not fit" not in printed.split("\n\n")[1]
-    done = nnunet.run("nnUNetv2_train", 717, configuration, 0, *where, "-device", "cpu", "-pretrained_weights", output)
-    assert "Loading pretrained weights from file" in done.stdout
-    results = source.parents[2] / f"nnUNetTrainer_XAttnRes_Trial__nnUNetXAttnResPlans__{configuration}"
-    final = torch.load(results / "fold_0" / "checkpoint_final.pth", weights_only=False)["network_weights"]
-    start = torch.load(output, weights_only=True)["network_weights"]
-    assert final.keys() == start.keys()
+def test_nnunets_command_trains_from_it(module_nnunet, tmp_path):
+    nnunet, plans_name = module_nnunet, "nnUNetXAttnResPlans"
+    raw = write_dataset(nnunet.raw, 717)
+    nnunet.run("nnUNetv2_plan_and_preprocess", "-d", 717, "-c", "2d", "-npfp", 1, "-np", 1)
+    shrink(nnunet.preprocessed / raw.name / "nnUNetPlans.json", "2d")
+    nnunet.run("nnunetv2_xattnres", "plan", 717, "--study", "start")
+    plans = json.loads((nnunet.preprocessed / raw.name / f"{plans_name}.json").read_text())
+    source, output = save(build(plans, "2d"), tmp_path / "stock.pth"), tmp_path / "start.pth"
+    where = ("-p", plans_name, "-tr", "nnUNetTrainer_XAttnRes_Trial")
+    command = ("nnunetv2_xattnres", "warmstart", source, "-d", 717, "-c", "2d_stock_start", *where, "-o", output)
+    assert "did not fit, new" not in nnunet.run(*command).stdout
+    train = ("nnUNetv2_train", 717, "2d_stock_start", 0, *where, "-device", "cpu", "-pretrained_weights", output)
+    assert "Loading pretrained weights from file" in nnunet.run(*train).stdout
+    results = nnunet.results / raw.name / f"nnUNetTrainer_XAttnRes_Trial__{plans_name}__2d_stock_start" / "fold_0"
+    final = torch.load(results / "checkpoint_final.pth", weights_only=False)["network_weights"]
+    assert final.keys() == torch.load(output, weights_only=True)["network_weights"].keys()
     gates = [key for key in final if key.endswith(".gate")]
-    assert bool(gates) == (configuration == "2d_stock_start") and all(final[key] != 0 for key in gates)
+    assert gates and all(final[key] != 0 for key in gates)
