@@ -290,7 +290,7 @@ STUDIES: dict[str, Study] = _by_key(
           "Position", (4,)),
     Study("init", "both", "Pseudo-query initialisation (the paper's Table 5)", "query initialisation",
           "Initialisation", (5,)),
-    Study("start", "both", "Start of a warm-started training (not in the paper)", "start", "Start", ()),
+    Study("start", "both", "Start: average or stock network (not in the paper)", "start", "Start", ()),
     Study(
         "backbone", "baseline", "Skip connections and XAttnRes (the paper's Table 3)", "skip connections", "Model",
         (3, 1, 2), compares="skip", networks=("emcad", "paper-unet", "unet-3-plus", "ssformer"), marks=True,
