@@ -38,6 +38,7 @@ class Variant:
         colour: Colour in figures: one of Okabe and Ito's, which people with colour blindness tell apart.
         studies: Key of each study that compares it, and its labels there.
         query_init: Initialisation of the queries.
+        stock_start: Whether it starts as the network without XAttnRes, which the paper does not have.
     """
 
     key: str
@@ -48,17 +49,22 @@ class Variant:
     colour: str
     studies: Mapping[str, Labels]
     query_init: str = "zero"
+    stock_start: bool = False
 
     @property
     def has_own_init(self) -> bool:
-        """Whether it differs from another variant in the initialisation only."""
-        return self.query_init != "zero"
+        """Whether it differs from another variant in its start only."""
+        return self.query_init != "zero" or self.stock_start
 
     @property
     def routing(self) -> dict[str, Any]:
         """The ``routing`` of a plans file."""
         found = {name: getattr(self, name) for name in ("skip_connections", "encoder", "decoder")}
-        return {**found, "query_init": self.query_init} if self.has_own_init else found
+        if self.query_init != "zero":
+            found["query_init"] = self.query_init
+        if self.stock_start:
+            found["stock_start"] = True
+        return found
 
 
 @dataclass(frozen=True)
@@ -139,7 +145,8 @@ class Study:
         title: Title of its table.
         chart: Title of its bar charts, after the network's.
         column: First heading of its table.
-        paper_tables: The paper's tables with its numbers, the first one that has a number counts.
+        paper_tables: The paper's tables with its numbers, the first one that has a number counts; none for a study that
+            is not in the paper.
         compares: Key of the study whose variants, table and chart it shares; by default its own.
         networks: Networks that it compares beside the one that is asked for.
         marks: Whether its table has one row per network and variant, with a mark for skip connections and for XAttnRes.
@@ -190,13 +197,15 @@ VARIANTS: dict[str, Variant] = _by_key(
     Variant("replace", False, True, True, "replace", "#009E73",
             {"skip": Labels("replace", "replace"), "position": Labels("Full (enc. + dec.)", "full")}),
     Variant("both", True, True, True, "both", "#2f86d1",
-            {"skip": Labels("both", "both"), "init": Labels("Zero", "zero")}),
+            {"skip": Labels("both", "both"), "init": Labels("Zero", "zero"), "start": Labels("Average", "average")}),
     Variant("init_random", True, True, True, "both, random init", "#D55E00",
             {"init": Labels("Random", "random")}, "random"),
     Variant("init_kaiming", True, True, True, "both, Kaiming init", "#CC79A7",
             {"init": Labels("Kaiming uniform", "Kaiming")}, "kaiming_uniform"),
     Variant("init_xavier", True, True, True, "both, Xavier init", "#E69F00",
             {"init": Labels("Xavier uniform", "Xavier")}, "xavier_uniform"),
+    Variant("stock_start", True, True, True, "both, stock start", "#56B4E9",
+            {"start": Labels("Stock network", "stock")}, stock_start=True),
 )
 
 _OURS = "nnunetv2_xattnres.architectures"
@@ -281,6 +290,7 @@ STUDIES: dict[str, Study] = _by_key(
           "Position", (4,)),
     Study("init", "both", "Pseudo-query initialisation (the paper's Table 5)", "query initialisation",
           "Initialisation", (5,)),
+    Study("start", "both", "Start: average or stock network (not in the paper)", "start", "Start", ()),
     Study(
         "backbone", "baseline", "Skip connections and XAttnRes (the paper's Table 3)", "skip connections", "Model",
         (3, 1, 2), compares="skip", networks=("emcad", "paper-unet", "unet-3-plus", "ssformer"), marks=True,

@@ -13,6 +13,7 @@ from typing import Any
 
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.json_files import check_entries, read_object
+from nnunetv2_xattnres.weights_files import numpy_objects
 
 _ADVICE = "plan this data set again, or get the model again from someone you trust"
 _PARTS: Mapping[str, type] = {"network_class_name": str, "arch_kwargs": dict, "_kw_requires_import": list}
@@ -107,7 +108,7 @@ def check_checkpoint(path: Path) -> None:
     if not zipfile.is_zipfile(path):  # torch's files are archives, whose table of contents is written last
         raise InputError(f"{path} cannot be read as a checkpoint (it is cut off or another kind of file): {again}")
     try:
-        with torch.serialization.safe_globals(_numpy_objects()):
+        with torch.serialization.safe_globals(numpy_objects()):
             torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except UnpicklingError as error:
         raise InputError(
@@ -117,17 +118,6 @@ def check_checkpoint(path: Path) -> None:
         ) from error
     except Exception as error:  # a damaged file fails in torch or in pickle
         raise InputError(f"{path} cannot be read as a checkpoint ({_reason(error)}): {again}") from error
-
-
-def _numpy_objects() -> list[Any]:
-    """What NumPy's numbers and arrays are pickled with, by the names of its versions 1 and 2."""
-    import numpy as np
-
-    numbers = [np.dtype(name) for name in (bool, "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")]
-    scalar, array = np.float64(0).__reduce__()[0], np.empty(0).__reduce__()[0]
-    functions = [(function, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core") for function, name in
-                 ((scalar, "scalar"), (array, "_reconstruct"))]  # fmt: skip
-    return [np.dtype, np.ndarray, *dict.fromkeys(map(type, numbers)), *functions]
 
 
 def _reason(error: Exception) -> str:

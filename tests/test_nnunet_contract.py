@@ -20,6 +20,7 @@ from nnunetv2.inference.export_prediction import convert_predicted_logits_to_seg
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
 from nnunetv2.preprocessing.normalization import default_normalization_schemes
+from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.training.dataloading import nnunet_dataset
 from nnunetv2.training.logging import nnunet_logger
 from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
@@ -288,6 +289,20 @@ def test_the_augmenters():
     assert {"num_processes", "num_cached_per_queue", "seeds", "pin_memory"} <= set(
         parameters(MultiThreadedAugmenter.__init__)
     )
+
+
+def test_pretrained_weights(tmp_path):
+    network = PlainConvUNet(**unet_arguments(2, 3, 4))
+    other = {key: value + 1 for key, value in network.state_dict().items()}
+    torch.save({layout.WEIGHTS_KEY: other}, tmp_path / "start.pth")  # no other key is needed
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    load_pretrained_weights(network, tmp_path / "start.pth")
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, before[key] if ".seg_layers." in key else other[key])
+    del other["encoder.stages.0.0.convs.0.conv.weight"]
+    torch.save({layout.WEIGHTS_KEY: other}, tmp_path / "start.pth")
+    with pytest.raises(AssertionError, match="missing in the pretrained model weights"):
+        load_pretrained_weights(network, tmp_path / "start.pth")
 
 
 def test_the_table_in_contributing_has_every_test_of_this_file():

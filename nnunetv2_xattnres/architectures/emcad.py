@@ -24,8 +24,8 @@ class EMCADNet(PretrainedEncoderNetwork):
         encoder: ``pvt_v2_b0`` to ``pvt_v2_b5``.
         encoder_weights, input_normalization: See
             :class:`~nnunetv2_xattnres.architectures.pretrained.PretrainedEncoderNetwork`.
-        routing: ``skip_connections`` (the gates), ``decoder`` and ``query_init``; ``encoder`` is accepted and has no
-            effect, for the encoder comes pretrained. ``None`` is ``both``.
+        routing: ``skip_connections`` (the gates), ``decoder``, ``query_init`` and ``stock_start``; ``encoder`` is
+            accepted and has no effect, for the encoder comes pretrained. ``None`` is ``both``.
         input_size: Height and width to which the input is resized, and from which the logits are resized back.
         deep_supervision: Return four logits, finest level first, all of the input's size; nnU-Net switches it through
             ``decoder.deep_supervision``.

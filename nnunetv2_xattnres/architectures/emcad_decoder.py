@@ -96,7 +96,13 @@ class EMCADDecoder(nn.Module):
         self.xattnres = nn.ModuleList()
         if routing.decoder:
             self.xattnres.extend(
-                XAttnRes([*widths, *deep_first[: i + 1]], width, nn.Conv2d, query_init=routing.query_init)
+                XAttnRes(
+                    [*widths, *deep_first[: i + 1]],
+                    width,
+                    nn.Conv2d,
+                    query_init=routing.query_init,
+                    gated=routing.stock_start,
+                )
                 for i, width in enumerate(deep_first[1:])
             )
 

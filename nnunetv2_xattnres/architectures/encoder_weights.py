@@ -19,6 +19,7 @@ from nnunetv2_xattnres.architectures.pretrained import PretrainedEncoderNetwork,
 from nnunetv2_xattnres.architectures.vit_hybrid import HybridViT
 from nnunetv2_xattnres.encoders import OPTIONS, PVT, R50_VIT
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.weights_files import kind_of_file, reason_of
 
 HUB_SILENCE = 60.0  # seconds without a byte from the hub, after which it is given up
 SHOWN = 8  # problems in a message
@@ -208,7 +209,7 @@ def _from_file(path: Path, name: str) -> dict[str, Tensor]:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "is not there"
         raise InputError(f"{path}, which encoder_weights in the plans names, {what}. {_advice(name)}")
-    if kind := _kind_of_file(path):
+    if kind := kind_of_file(path):
         raise InputError(f"{path} holds no weights of {name}: it is {kind}. {_advice(name)}")
     if path.suffix == ".npz" and name != R50_VIT:
         raise InputError(f"{path} holds no weights of {name}: it is a NumPy archive. {_advice(name)}")
@@ -224,8 +225,7 @@ def _from_file(path: Path, name: str) -> dict[str, Tensor]:
                 "it holds Python objects beside the weights, which are not loaded for safety: save the weights alone"
             )
         raise InputError(
-            f"{path} cannot be read as weights of {name}: {reason} "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}). {_advice(name)}"
+            f"{path} cannot be read as weights of {name}: {reason} ({reason_of(error)}). {_advice(name)}"
         ) from error
     if not all(isinstance(value, Tensor) for value in state.values()):
         others = ", ".join(key for key, value in state.items() if not isinstance(value, Tensor))[:200]
@@ -243,23 +243,6 @@ def _from_vit_release(path: Path) -> dict[str, Tensor]:
     whole: Any = timm.create_model(R50_VIT, pretrained=False)
     whole.load_pretrained(str(path))
     return whole.state_dict()
-
-
-def _kind_of_file(path: Path) -> str | None:
-    """What a file is in place of weights that its ending speaks of, by its beginning."""
-    with path.open("rb") as stream:
-        raw = stream.read(1024)
-    start = raw.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if start.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, not the file itself: fetch it with `git lfs pull`"
-    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "a web page: use the link of the file itself, not of the page that shows it"
-    if not raw:
-        return "damaged: the file is empty"
-    # safetensors: the length of a JSON header in eight bytes, then that header
-    if raw[8:10] == b'{"' and path.suffix != ".safetensors":
-        return "a safetensors file: give it the ending .safetensors"
-    return None
 
 
 def _advice(name: str) -> str:

@@ -30,7 +30,7 @@ class PaperUNet(AnySizeNetwork):
     Args:
         input_channels: Channels of the image.
         num_classes: Channels of the logits.
-        routing: ``skip_connections``, ``encoder``, ``decoder`` and ``query_init``; ``None`` is ``both``.
+        routing: See :class:`~nnunetv2_xattnres.architectures.routing.Routing`; ``None`` is ``both``.
         input_size: Height and width to which the input is resized, and from which the logits are resized back.
         deep_supervision: Return ``[logits, logits]``; nnU-Net switches it through ``decoder.deep_supervision``.
         strides: For nnU-Net alone, which reads the target scales from it: three all-ones entries for two outputs.
@@ -77,7 +77,13 @@ class PaperEncoder(nn.Module):
         self.xattnres = nn.ModuleList()  # of stages 2 to 5
         if routing.encoder:
             self.xattnres.extend(
-                XAttnRes(ENCODER_WIDTHS[: i + 1], width, nn.Conv2d, query_init=routing.query_init)
+                XAttnRes(
+                    ENCODER_WIDTHS[: i + 1],
+                    width,
+                    nn.Conv2d,
+                    query_init=routing.query_init,
+                    gated=routing.stock_start,
+                )
                 for i, width in enumerate(ENCODER_WIDTHS[:-1])
             )
 
@@ -113,7 +119,13 @@ class PaperDecoder(nn.Module):
         self.xattnres = nn.ModuleList()
         if routing.decoder:
             self.xattnres.extend(
-                XAttnRes([*ENCODER_WIDTHS, *DECODER_WIDTHS[:j]], width, nn.Conv2d, query_init=routing.query_init)
+                XAttnRes(
+                    [*ENCODER_WIDTHS, *DECODER_WIDTHS[:j]],
+                    width,
+                    nn.Conv2d,
+                    query_init=routing.query_init,
+                    gated=routing.stock_start,
+                )
                 for j, width in enumerate(before)
             )
         # named as in nnU-Net's decoders, whose segmentation layers -pretrained_weights leaves out

@@ -51,7 +51,10 @@ class _RoutedUNet(nn.Module):
             )
 
     def _xattnres(self, history: Sequence[int], width: int) -> XAttnRes:
-        return XAttnRes(history, width, self.encoder.conv_op, query_init=self.routing.query_init)
+        return XAttnRes(
+            history, width, self.encoder.conv_op,
+            query_init=self.routing.query_init, gated=self.routing.stock_start,
+        )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Logits ``[B, num_classes, *S]``; with deep supervision a list, highest resolution first."""
@@ -123,9 +126,9 @@ class XAttnResUNet(_RoutedUNet, PlainConvUNet):
     """``PlainConvUNet`` with XAttnRes.
 
     Args:
-        routing: ``skip_connections``, ``encoder``, ``decoder`` (booleans, all true by default) and ``query_init``;
-            see :class:`~nnunetv2_xattnres.architectures.routing.Routing`. With the values of ``baseline``, this
-            is ``PlainConvUNet``: same state-dict keys, same outputs.
+        routing: ``skip_connections``, ``encoder``, ``decoder`` (booleans, all true by default), ``query_init`` and
+            ``stock_start``; see :class:`~nnunetv2_xattnres.architectures.routing.Routing`. With the values of
+            ``baseline``, this is ``PlainConvUNet``: same state-dict keys, same outputs.
         *args, **kwargs: Arguments of ``PlainConvUNet``.
 
     Raises:

@@ -140,6 +140,8 @@ class XAttnRes(nn.Module):
         conv_op: ``nn.Conv2d`` or ``nn.Conv3d``.
         query_init: ``zero``, ``random`` (normal, std 0.02), ``kaiming_uniform`` or ``xavier_uniform`` (Table 5).
         eps: Added to the mean square of the channels.
+        gated: Not in the paper. The output is ``x + gate * (mixture - x)`` with one learned scalar ``gate``, which is 0
+            at first, so that a network starts as the one without XAttnRes. At 1, the output is exactly eq. 8.
 
     Raises:
         ValueError: ``query_init`` is unknown, or a history does not fit ``history_channels``.
@@ -159,6 +161,7 @@ class XAttnRes(nn.Module):
         *,
         query_init: str = "zero",
         eps: float = 1e-6,
+        gated: bool = False,
     ) -> None:
         super().__init__()
         if query_init not in QUERY_INITS:
@@ -171,6 +174,7 @@ class XAttnRes(nn.Module):
         if self.projections:
             self.query = nn.Parameter(_initial_query(channels, query_init))
             self.norm_weight = nn.Parameter(torch.ones(channels))
+        self.gate = nn.Parameter(torch.zeros(())) if gated and self.projections else None
 
     def extra_repr(self) -> str:
         """Number of history entries."""
@@ -181,9 +185,18 @@ class XAttnRes(nn.Module):
         if not self.projections:
             return x
         if torch.compiler.is_dynamo_compiling() and _kernel_name(x) != "plain":
-            return self._as_one_node(history, x)
+            return self._gated(x, self._as_one_node(history, x))
         features, weights = self.inputs(history, x)
-        return kernel_for(x, self.query, *features).mix(features, weights, self.scaled_query(x), self.eps)
+        mixed = kernel_for(x, self.query, *features).mix(features, weights, self.scaled_query(x), self.eps)
+        return self._gated(x, mixed)
+
+    def _gated(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """``x`` where the gate is 0 and the mixture where it is 1, both bit for bit; there is no gate in the paper."""
+        if self.gate is None:
+            return mixed
+        # in float32: the gate's gradient sums over all elements, which overflows in float16
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        return torch.lerp(x.to(dtype), mixed.to(dtype), self.gate.to(dtype)).to(x.dtype)
 
     def _as_one_node(self, history: Sequence[Tensor] | History, x: Tensor) -> Tensor:
         """The same for ``torch.compile``, which would take longest to trace the Python of :meth:`inputs`."""
@@ -206,19 +219,28 @@ class XAttnRes(nn.Module):
         return mixed
 
     def routing_weights(self, history: Sequence[Tensor] | History, x: Tensor) -> Tensor:
-        """The softmax weights (eq. 7), ``[B, K+1, *S]`` in float32: the history's entries in order, then ``x``."""
+        """The weights of the output, ``[B, K+1, *S]`` in float32: the history's entries in order, then ``x``.
+
+        They are those of eq. 7. A gate scales them, and gives the rest of 1 to ``x``.
+        """
         if not self.projections:
             return torch.ones_like(x[:, :1], dtype=torch.float32)
         features, weights = self.inputs(history, x)
         query = self.scaled_query(x)
         with _without_autocast(x):
             logits = [_logit(_align(*pair, x), query, self.eps) for pair in _projected(features, weights)]
-            return torch.stack(logits, dim=1).softmax(1)
+            softmax = torch.stack(logits, dim=1).softmax(1)
+            if self.gate is None:
+                return softmax
+            only_x = torch.zeros_like(softmax)
+            only_x[:, -1] = 1
+            return torch.lerp(only_x, softmax, self.gate.to(softmax.dtype))
 
     def mix_without(self, left_out: Collection[int], history: Sequence[Tensor] | History, x: Tensor) -> Tensor:
         """The mixture where the weights of some entries are 0 and the others are scaled to a sum of 1 again.
 
-        For the question of what an entry contributes, in plain torch.
+        For the question of what an entry contributes, in plain torch. A gate stays as it is: what it passes of ``x``
+        beside the mixture is never left out.
 
         Args:
             left_out: Indices of history entries; K, their number, stands for ``x``.
@@ -234,7 +256,8 @@ class XAttnRes(nn.Module):
             raise ValueError(f"entries {sorted(left_out)} cannot be left out of {len(features)}")
         with _without_autocast(x):
             entries = [_align(*pair, x) for pair in _projected(features, weights)]
-            return _mix([entries[index] for index in kept], self.scaled_query(x), self.eps).to(x.dtype)
+            mixed = _mix([entries[index] for index in kept], self.scaled_query(x), self.eps).to(x.dtype)
+            return self._gated(x, mixed)
 
     def feature_map_size(self, history_sizes: Sequence[Sequence[int]], size: Sequence[int]) -> int:
         """Elements kept for the backward pass of one sample: pooled and aggregated maps."""

@@ -15,6 +15,7 @@ from nnunetv2_xattnres.untrusted import check_architecture
 
 VARIANT_PLANS = "nnUNetXAttnResPlans"  # default name of the plans with the variants
 OWN_KEY = "xattnres"  # our entry in such plans
+PRETRAIN_KEY = "pretrain_info"  # of plans for weights that nnssl has pretrained
 FORMAT = 1
 
 
@@ -43,12 +44,35 @@ def dataset_folder(dataset: int | str) -> Path:
     return found[0]
 
 
+def refuse_foreign_weights(plans: dict[str, Any], where: str) -> None:
+    """Refuse plans that ask for weights which no command and no trainer of this package would load.
+
+    nnU-Net's commands for networks that nnssl has pretrained write ``pretrain_info`` into the plans. Their own trainers
+    load that checkpoint; any other trainer would start from random weights without a word.
+
+    Args:
+        plans: Content of a plans file.
+        where: Its file or its name, for the message.
+
+    Raises:
+        InputError: they have that key.
+    """
+    inside = [name for name, values in plans["configurations"].items() if PRETRAIN_KEY in values]
+    if PRETRAIN_KEY in plans or inside:
+        raise InputError(
+            f"{where} has {PRETRAIN_KEY}: it asks for weights that nnssl has pretrained, and this package does not "
+            "load them. Train these plans with nnU-Net's trainer for them. Or plan without them "
+            "(nnUNetv2_plan_experiment), and start from a checkpoint with `nnunetv2_xattnres warmstart`"
+        )
+
+
 def _read(path: Path, missing: str) -> dict[str, Any]:
     advice = "repair it, or plan again"
     content = require_object(path, missing, advice, entries={"plans_name": str, "configurations": dict})
     for name, configuration in content["configurations"].items():
         if not isinstance(configuration, dict):
             raise InputError(f"{path} has {kind_of(configuration)} under {name} and not an object: {advice}")
+    refuse_foreign_weights(content, str(path))
     return content
 
 

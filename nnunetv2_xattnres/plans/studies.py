@@ -38,8 +38,9 @@ def cells(
         parent_name: Name of the configuration that the variants inherit from.
         parent: That configuration, resolved.
         networks: Keys of ``NETWORKS``, or ``all``; ``None`` for the one in the parent.
-        studies: Keys of :data:`STUDIES`, or ``all`` for those that compare variants. A study that is named brings the
-            networks that it compares with; one that compares a list of networks is restricted to ``networks``.
+        studies: Keys of :data:`STUDIES`, or ``all`` for the paper's that compare variants. A study that is named
+            brings the networks that it compares with; one that compares a list of networks is restricted to
+            ``networks``.
 
     Returns:
         Name of the configuration to ``{"variant", "network", "studies"}``, in the order of the studies.
@@ -48,7 +49,9 @@ def cells(
         InputError: a name is unknown, the network has no 3D form for a 3D parent, or nothing is left to compare.
     """
     named = ALL not in studies
-    studies = list(studies) if named else [key for key, study in STUDIES.items() if not study.cells]
+    studies = (
+        list(studies) if named else [key for key, study in STUDIES.items() if study.paper_tables and not study.cells]
+    )
     unknown = [study for study in studies if study not in STUDIES]
     if unknown:
         raise InputError(f"unknown study {', '.join(unknown)}: the studies are {', '.join(STUDIES)}")

@@ -17,6 +17,7 @@ from nnunetv2_xattnres.trainers.xattnres import (
     nnUNetTrainer_XAttnRes_EncoderOnly,
     nnUNetTrainer_XAttnRes_NoSkip,
     nnUNetTrainer_XAttnRes_Replace,
+    nnUNetTrainer_XAttnRes_StockStart,
     nnUNetTrainer_XAttnRes_SumLoss,
 )
 
@@ -36,6 +37,7 @@ __all__ = [
     "nnUNetTrainer_XAttnRes_NoSkip",
     "nnUNetTrainer_XAttnRes_Paper",
     "nnUNetTrainer_XAttnRes_Replace",
+    "nnUNetTrainer_XAttnRes_StockStart",
     "nnUNetTrainer_XAttnRes_SumLoss",
     "nnUNetTrainer_XAttnRes_Trial",
 ]

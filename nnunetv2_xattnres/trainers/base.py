@@ -24,6 +24,7 @@ from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.nnunet_layout import AUGMENTATION_PROCESSES, TRAINER_KEY
 from nnunetv2_xattnres.outputs import replace_file
 from nnunetv2_xattnres.plans.architecture import architecture_of
+from nnunetv2_xattnres.plans.files import refuse_foreign_weights
 from nnunetv2_xattnres.plans.splits import check_fold, make_splits_if_missing
 from nnunetv2_xattnres.trainers.checkpoints import usable_checkpoint
 from nnunetv2_xattnres.trainers.routing_log import RoutingLog
@@ -76,6 +77,7 @@ class PluginTrainer(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's own signature
     ) -> None:
+        refuse_foreign_weights(plans, f"The plans {plans['plans_name']}")
         plans = self.adapt_plans(deepcopy(plans), configuration, dataset_json)
         check_architecture(architecture_of(plans, configuration), f"{plans.get('plans_name')}, {configuration}")
         super().__init__(plans, configuration, fold, dataset_json, device)
@@ -343,4 +345,5 @@ def describe_network(network: nn.Module, architecture: str, routing: dict[str, A
     chosen = {key: getattr(parsed, key) for key in ("skip_connections", "encoder", "decoder")}
     name = next((name for name, values in routings().items() if values == chosen), "of its own")
     details = ", ".join(f"{key} {'yes' if value else 'no'}" for key, value in chosen.items())
-    return f"Network {architecture}, routing {name} ({details}, query_init {parsed.query_init}): {text}"
+    details += f", query_init {parsed.query_init}" + ", stock_start yes" * parsed.stock_start
+    return f"Network {architecture}, routing {name} ({details}): {text}"

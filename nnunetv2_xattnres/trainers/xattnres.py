@@ -63,6 +63,15 @@ class nnUNetTrainer_XAttnRes_DecoderOnly(nnUNetTrainer_XAttnRes):
     variant = "decoder"
 
 
+class nnUNetTrainer_XAttnRes_StockStart(nnUNetTrainer_XAttnRes):
+    """``both``, which starts as the stock network: for a training with ``-pretrained_weights`` of a stock network.
+
+    The paper has no such start.
+    """
+
+    variant = "stock_start"
+
+
 class nnUNetTrainer_XAttnRes_SumLoss(nnUNetTrainer_XAttnRes):
     """nnU-Net's recipe, but each output's loss has weight 1: the published loss of most networks with several outputs.
 

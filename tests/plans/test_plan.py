@@ -301,3 +301,15 @@ def test_network_of_somebody_else(folder):
     with pytest.raises(InputError, match=r"their\.Network"):
         write_plans(11)
     assert "2d_paper_unet_both" in write_plans(11, networks=["paper-unet"])  # which takes nothing from it
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_plans_for_weights_that_nobody_would_load_are_refused(tmp_path, monkeypatch, capsys, inside):
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path))
+    folder = tmp_path / "Dataset011_Polyps"
+    plans = plans_phantom.write(folder)
+    (plans["configurations"]["2d"] if inside else plans)["pretrain_info"] = {"checkpoint_name": "mae"}
+    (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
+    assert main(["plan", "11"]) == 2
+    assert re.search(r"nnUNetPlans\.json has pretrain_info.*warmstart", capsys.readouterr().err)
+    assert not (folder / "nnUNetXAttnResPlans.json").exists()

@@ -343,3 +343,11 @@ def test_single_losses_that_are_not_finite_are_logged_and_the_training_goes_on(m
     assert "epoch 0: the loss of 1 of 3 iterations is not a finite" in log_of(trainer)
     with pytest.raises(InputError, match="no loss was a finite number"):  # under mixed precision, weights may be whole
         trainer._check_finite([float("nan")] * 3)
+
+
+@pytest.mark.parametrize("trainer", [nnUNetTrainer_XAttnRes, nnUNetTrainer_XAttnRes_Paper, nnUNetTrainer_EMCAD])
+def test_plans_for_weights_that_no_trainer_here_loads_are_refused(tmp_path, trainer):
+    plans, dataset_json = make_plans(tmp_path)
+    plans["pretrain_info"] = {"checkpoint_name": "mae"}
+    with pytest.raises(InputError, match=r"nnUNetXAttnResPlans has pretrain_info.*nnunetv2_xattnres warmstart"):
+        trainer(plans, "2d_both", 0, dataset_json, torch.device("cpu"))
