@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter
 from nnunetv2_xattnres.evaluation.cases import Task, score_case
 from nnunetv2_xattnres.evaluation.conventions import score_masks
 from nnunetv2_xattnres.evaluation.labels import Labels
+from nnunetv2_xattnres.evaluation.scoring import CATALOGUE
 
 NAN = float("nan")
 
@@ -50,7 +51,7 @@ def test_masks_at_the_edge_of_the_image():
     half = mask.copy()
     half[:, 3:] = False
     assert score_masks(mask, half, (2.0, 1.0)).hd95 == pytest.approx(medpy.hd95(half, mask, (2.0, 1.0)))
-    assert score_masks(mask, mask, (2.0, 1.0)) == (1.0, 1.0, 0.0)
+    assert score_masks(mask, mask, (2.0, 1.0), metrics=CATALOGUE, tolerance=0.0) == (1.0, 1.0, 0.0, 1.0)
 
 
 def test_monai_defines_hd95_differently():
@@ -77,14 +78,14 @@ def test_monai_defines_hd95_differently():
 @pytest.mark.parametrize(
     ("convention", "in_reference", "in_prediction", "expected"),
     [
-        ("nnunet", False, True, (0.0, 0.0, NAN)),
-        ("nnunet", True, False, (0.0, 0.0, NAN)),
-        ("nnunet", False, False, (NAN, NAN, NAN)),
-        ("nnunet", True, True, (1.0, 1.0, 0.0)),
-        ("transunet", False, True, (1.0, 1.0, 0.0)),
-        ("transunet", True, False, (0.0, 0.0, 0.0)),
-        ("transunet", False, False, (0.0, 0.0, 0.0)),
-        ("transunet", True, True, (1.0, 1.0, 0.0)),
+        ("nnunet", False, True, (0.0, 0.0, NAN, 0.0)),
+        ("nnunet", True, False, (0.0, 0.0, NAN, 0.0)),
+        ("nnunet", False, False, (NAN, NAN, NAN, NAN)),
+        ("nnunet", True, True, (1.0, 1.0, 0.0, 1.0)),
+        ("transunet", False, True, (1.0, 1.0, 0.0, 1.0)),
+        ("transunet", True, False, (0.0, 0.0, 0.0, 0.0)),
+        ("transunet", False, False, (0.0, 0.0, 0.0, 0.0)),
+        ("transunet", True, True, (1.0, 1.0, 0.0, 1.0)),
     ],
 )
 def test_corner_cases(convention, in_reference, in_prediction, expected):
@@ -93,6 +94,6 @@ def test_corner_cases(convention, in_reference, in_prediction, expected):
         mask = np.zeros((6, 7), dtype=bool)
         mask[2:4, 2:5] = present
         masks.append(mask)
-    scores = score_masks(*masks, (1.0, 3.0), convention)
+    scores = score_masks(*masks, (1.0, 3.0), convention, metrics=CATALOGUE, tolerance=1.0)
     for value, wanted in zip(scores, expected, strict=True):
         assert value == wanted or (math.isnan(value) and math.isnan(wanted))
