@@ -92,7 +92,7 @@ def test_nsd_equals_monai(dimensions):
         assert values[-1] == pytest.approx(theirs, abs=1e-6)
         swapped = score_masks(prediction, reference, spacing, metrics=["nsd"], tolerance=tolerance).nsd
         assert swapped == values[-1]
-    assert len(set(values)) == 10  # else all might be 0 or 1
+    assert len(set(values)) > 5  # else all might be 0 or 1
 
 
 def test_nsd_is_not_weighted_by_area():

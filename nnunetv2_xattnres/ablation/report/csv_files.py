@@ -25,6 +25,7 @@ def case_table(results: Results) -> str:
 
 def configuration_table(results: Results) -> str:
     """Mean and standard deviation over seeds, per configuration and class; "mean" is over all classes."""
+    columns = [f"{metric}_{kind}" for metric in results.metrics for kind in ("mean", "sd")]
     rows = []
     for item in results.configurations:
         for column, label in [
@@ -32,11 +33,8 @@ def configuration_table(results: Results) -> str:
             *((slice(i, i + 1), name) for i, name in enumerate(results.labels)),
         ]:
             found = [spread(item.scores[metric][:, :, column]) for metric in results.metrics] if item.seeds else []
-            values = [number for value in found for number in (value.mean, value.sd)] or [math.nan] * (
-                2 * len(results.metrics)
-            )
+            values = [number for value in found for number in (value.mean, value.sd)] or [math.nan] * len(columns)
             rows.append([item.name, item.network, item.variant, label, len(item.seeds), *values])
-    columns = [f"{metric}_{kind}" for metric in results.metrics for kind in ("mean", "sd")]
     return _text(["configuration", "network", "variant", "class", "seeds", *columns], rows)
 
 
