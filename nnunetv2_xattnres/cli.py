@@ -23,7 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("dataset_conversion.inspection", "check a raw data set: its cases, its splits and its masks"),
     "plan": ("plans.command", "write a plans file with the variants of an ablation study"),
     "complexity": ("benchmark.complexity", "count parameters, multiply-accumulates and memory of each network"),
-    "evaluate": ("evaluation.command", "compute Dice, IoU and HD95 per class and case"),
+    "evaluate": ("evaluation.command", "compute Dice, IoU, HD95 and NSD per class and case"),
     "ablate": ("ablation.command", "run or continue an ablation study, locally or on SLURM, and write its report"),
     "routing": ("routing_maps.command", "show what each stage of a trained model listens to: maps, tables, a page"),
     "bench": ("benchmark", "measure time and memory of networks with and without XAttnRes"),
