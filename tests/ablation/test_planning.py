@@ -153,6 +153,13 @@ def test_rules_that_evaluate_would_refuse_are_refused_before_the_training(prepro
     assert not (tmp_path / "study").exists() and not (preprocessed / "nnUNetXAttnResPlans.json").exists()
 
 
+def test_ablate_has_the_options_of_evaluate(preprocessed, tmp_path, capsys):
+    options = ["--seeds", "1", "--dry-run", "--output", str(tmp_path / "study")]
+    assert main(["ablate", "7", *options, "--tolerance", "2mm", "liver=3mm"]) == 2
+    assert "there is no class liver, the classes are a" in capsys.readouterr().err
+    assert main(["ablate", "7", *options, "--tolerance", "2mm", "--missing", "worst"]) == 0
+
+
 def test_variants_that_are_planned_already_are_taken_as_they_are(preprocessed, tmp_path):
     plan(tmp_path / "study")
     file = preprocessed / "nnUNetXAttnResPlans.json"
