@@ -134,7 +134,7 @@ def rules_text(scores: Mapping[str, Any]) -> list[str]:
             for value, names in amounts.items()
         ]
         lines.append(f"NSD at a tolerance of {', '.join(texts)}")
-    if scores.get("missing") == "worst":
+    if scores.get("missing") == "worst" and "hd95" in metrics_of(scores):
         lines.append("a class that only one side has gets the worst scores: HD95 is the image's diagonal")
     return lines
 
