@@ -24,7 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("plans.command", "write a plans file with the variants of an ablation study"),
     "warmstart": ("warmstart.command", "start a training from a checkpoint of another network"),
     "complexity": ("benchmark.complexity", "count parameters, multiply-accumulates and memory of each network"),
-    "evaluate": ("evaluation.command", "compute Dice, IoU and HD95 per class and case"),
+    "evaluate": ("evaluation.command", "compute Dice, IoU, HD95 and NSD per class and case"),
     "ablate": ("ablation.command", "run or continue an ablation study, locally or on SLURM, and write its report"),
     "routing": ("routing_maps.command", "show what each stage of a trained model listens to: maps, tables, a page"),
     "export": ("export.command", "write a trained model for programs without nnU-Net: ONNX and torch.export"),

@@ -15,6 +15,7 @@ from nnunetv2_xattnres.ablation.study import State, Study
 from nnunetv2_xattnres.arguments import parse_names
 from nnunetv2_xattnres.catalogue import NETWORKS, STUDIES, TRAINER
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.evaluation.command import add_rules
 from nnunetv2_xattnres.plans.files import VARIANT_PLANS, dataset_folder
 from nnunetv2_xattnres.system import interrupt, told_of
 
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     grid.add_argument(
         "--convention", choices=("nnunet", "transunet"), default="nnunet", help="as in evaluate (default: nnunet)"
     )
+    add_rules(grid, nsd="adds NSD to the scores")
     where = parser.add_argument_group("where to run it")
     where.add_argument("--executor", choices=("local", "slurm"), default="local", help="where to run (default: local)")
     where.add_argument(
@@ -125,6 +127,8 @@ def _plan(args: argparse.Namespace, folder: Path) -> Study:
         seeds=range(args.seeds),
         networks=args.network,
         convention=args.convention,
+        tolerance=args.tolerance,
+        missing=args.missing,
     )
     return plan_study(folder, request, dry=args.dry_run)
 

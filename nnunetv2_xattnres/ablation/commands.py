@@ -14,6 +14,7 @@ from pathlib import Path
 from nnunetv2_xattnres.ablation.grid import Cell
 from nnunetv2_xattnres.ablation.study import Study
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.evaluation.scoring import METRICS
 from nnunetv2_xattnres.ext_trainer import HOOK_FOLDER
 from nnunetv2_xattnres.nnunet_layout import (
     BEST,
@@ -131,7 +132,12 @@ def predict_command(study: Study, cell: Cell, device: Device, images: Path) -> l
 def evaluate_command(study: Study, cell: Cell, reference: Path, part: bool) -> list[str]:
     """The command that scores the predictions; ``part`` if some reference cases were not predicted."""
     command = ["nnunetv2_xattnres", "evaluate", str(reference), str(study.cell_folder(cell) / "predictions")]
-    command += ["--json", str(study.scores_file(cell)), "--convention", study.convention, "--overwrite"]
+    command += ["--json", str(study.scores_file(cell)), "--convention", study.convention]
+    if study.tolerance:
+        command += ["--metric", *METRICS, "nsd", "--tolerance", *study.tolerance]
+    if study.missing != "undefined":
+        command += ["--missing", study.missing]
+    command.append("--overwrite")
     return [*command, "--predicted-only"] if part else command
 
 

@@ -13,7 +13,9 @@ from nnunetv2_xattnres.ablation.study import Study
 from nnunetv2_xattnres.ablation.trainer_names import check_trainer
 from nnunetv2_xattnres.catalogue import TRAINER
 from nnunetv2_xattnres.errors import InputError
-from nnunetv2_xattnres.nnunet_layout import DATASET_JSON, RAW, SPLITS, variable_folder
+from nnunetv2_xattnres.evaluation.labels import Labels, read_dataset_json
+from nnunetv2_xattnres.evaluation.scoring import METRICS, canonical, check_options, class_tolerances
+from nnunetv2_xattnres.nnunet_layout import DATASET_JSON, RAW, REFERENCES, SPLITS, variable_folder
 from nnunetv2_xattnres.plans.files import VARIANT_PLANS, dataset_folder, not_preprocessed, resolve
 from nnunetv2_xattnres.plans.splits import STOCK_FOLDS, Fold, check_cases, make_splits, read_splits
 from nnunetv2_xattnres.plans.studies import make_variants
@@ -35,6 +37,8 @@ class Request:
         seeds: Seeds with which each configuration is trained.
         networks: Keys of :data:`~nnunetv2_xattnres.catalogue.NETWORKS`, or ``all``; ``None``: that of the plans.
         convention: How predictions are scored, ``nnunet`` or ``transunet``.
+        tolerance: Tolerances of NSD as ``evaluate`` takes them; empty: no NSD.
+        missing: HD95 of a class that only one side has, ``undefined`` or ``worst``.
     """
 
     dataset: str
@@ -47,6 +51,8 @@ class Request:
     seeds: Sequence[int] = (0, 1, 2)
     networks: Sequence[str] | None = None
     convention: str = "nnunet"
+    tolerance: Sequence[str] = ()
+    missing: str = "undefined"
 
 
 def plan_study(folder: Path, request: Request, *, dry: bool = False) -> Study:
@@ -63,8 +69,8 @@ def plan_study(folder: Path, request: Request, *, dry: bool = False) -> Study:
 
     Raises:
         InputError: something is missing or not preprocessed; the plans file has variants of other plans or of another
-            network; the split cannot be used; the study in the folder has other data, plans, trainer or convention, or
-            its configurations, split, labels or images have changed since it was planned.
+            network; the split cannot be used; the study in the folder has other data, plans, trainer or rules for the
+            scores, or its configurations, split, labels or images have changed since it was planned.
     """
     preprocessed = dataset_folder(request.dataset)
     study = Study(
@@ -76,6 +82,8 @@ def plan_study(folder: Path, request: Request, *, dry: bool = False) -> Study:
         request.configuration,
         request.trainer,
         convention=request.convention,
+        tolerance=_tolerance(preprocessed, request),
+        missing=request.missing,
     )
     variable_folder(RAW)
     splits = read_splits(preprocessed)
@@ -120,6 +128,23 @@ def plan_study(folder: Path, request: Request, *, dry: bool = False) -> Study:
     return study
 
 
+def _tolerance(preprocessed: Path, request: Request) -> list[str]:
+    """The tolerances of NSD in one spelling; refuses before the training what ``evaluate`` would refuse after it."""
+    metrics = (*METRICS, "nsd") if request.tolerance else METRICS
+    _, tolerances = check_options(metrics, request.tolerance, request.missing, request.convention)
+    if not tolerances:
+        return []
+    from nnunetv2_xattnres.evaluation.scores import distance_unit, find_reader  # nnU-Net's readers take seconds
+
+    source = preprocessed / DATASET_JSON
+    dataset = read_dataset_json(source)
+    references = sorted((preprocessed / REFERENCES).glob(f"*{dataset['file_ending']}"))
+    reader = find_reader(dataset, references[0] if references else preprocessed / dataset["file_ending"])
+    unit = distance_unit(reader, request.convention)
+    class_tolerances(tolerances, unit, list(Labels.parse(dataset, str(source)).foreground))
+    return canonical(tolerances, unit)
+
+
 def _joined(known: Cell, new: Cell) -> Cell:
     studies = tuple(dict.fromkeys((*known.study, *new.study)))
     return Cell.from_json({**known.to_json(), "study": studies})
@@ -131,14 +156,19 @@ def _check_new(folder: Path) -> None:
 
 
 def _check_same(there: Study, asked: Study) -> None:
-    names = ("dataset", "plans", "base_plans", "configuration", "trainer", "convention")
+    names = ("dataset", "plans", "base_plans", "configuration", "trainer", "convention", "tolerance", "missing")
     problems = [
-        f"{name.replace('_', ' ')}: it has {getattr(there, name)}, and {getattr(asked, name)} is requested"
+        f"{name.replace('_', ' ')}: it has {_in_words(there, name)}, and {_in_words(asked, name)} is requested"
         for name in names
         if getattr(there, name) != getattr(asked, name)
     ]
     if problems:
         raise InputError(f"{there.folder} holds another study: give another folder with --output", problems)
+
+
+def _in_words(study: Study, name: str) -> str:
+    value = getattr(study, name)
+    return (" ".join(value) or "none") if isinstance(value, list) else str(value)
 
 
 def _check_folds(preprocessed: Path, study: Study, splits: list[Fold] | None, folds: Sequence[int | str]) -> None:

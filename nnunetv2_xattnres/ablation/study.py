@@ -48,6 +48,8 @@ class Study:
         trainer: The trainer that the user chose.
         cells: All cells to run.
         convention: How predictions are scored, ``nnunet`` or ``transunet``.
+        tolerance: Tolerances of NSD as ``evaluate`` takes them; empty: no NSD.
+        missing: HD95 of a class that only one side has, ``undefined`` or ``worst``.
         digests: Name of each configuration to its digest when the study was planned.
         data: The same for the shared data: split, labels, images, test set.
     """
@@ -61,6 +63,8 @@ class Study:
     trainer: str
     cells: list[Cell] = field(default_factory=list)
     convention: str = "nnunet"
+    tolerance: list[str] = field(default_factory=list)
+    missing: str = "undefined"
     digests: dict[str, str] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
 
@@ -74,8 +78,9 @@ class Study:
         names = ("dataset", "dataset_json", "plans", "base_plans", "configuration", "trainer")
         try:
             cells = [Cell.from_json(cell) for cell in content["cells"]]
-            # the first versions' files lack it
-            later = {name: content[name] for name in ("convention", "digests", "data") if name in content}
+            # files of earlier versions lack them
+            names_of_later = ("convention", "tolerance", "missing", "digests", "data")
+            later = {name: content[name] for name in names_of_later if name in content}
             return cls(folder, **{name: content[name] for name in names}, cells=cells, **later)
         except (KeyError, TypeError) as error:
             raise InputError(f"{folder / 'study.json'} is not a study of this program ({error!r})") from error
@@ -95,6 +100,8 @@ class Study:
             "configuration": self.configuration,
             "trainer": self.trainer,
             "convention": self.convention,
+            **({"tolerance": self.tolerance} if self.tolerance else {}),
+            **({"missing": self.missing} if self.missing != "undefined" else {}),
             "digests": self.digests,
             "data": self.data,
             "folds": list(dict.fromkeys(cell.fold for cell in self.cells)),

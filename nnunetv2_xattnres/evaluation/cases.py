@@ -1,5 +1,7 @@
 """Scores one case: reads both masks with nnU-Net's own readers, compares their geometry, scores every class."""
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,13 +10,18 @@ from scipy.ndimage import find_objects
 
 from nnunetv2_xattnres.evaluation.conventions import score_masks
 from nnunetv2_xattnres.evaluation.labels import Labels
+from nnunetv2_xattnres.evaluation.scoring import METRICS
 from nnunetv2_xattnres.reading import check_whole, differing_geometry, exactly, stop_without_memory
 
 Box = tuple[slice, ...]
 
 
 class Task(NamedTuple):
-    """The input of a worker for one case; ``score`` is False if only the checks are needed."""
+    """The input of a worker for one case.
+
+    ``score`` is False if only the checks are needed. ``tolerance`` is that of NSD per class, in the unit of distances.
+    ``worst`` says whether HD95 is the image's diagonal where only one side has a class.
+    """
 
     case: str
     reference: Path
@@ -23,10 +30,13 @@ class Task(NamedTuple):
     labels: Labels
     convention: str
     score: bool
+    metrics: tuple[str, ...] = METRICS
+    tolerance: Mapping[str, float] = {}
+    worst: bool = False
 
 
 class Outcome(NamedTuple):
-    """One row per class (``case``, ``label``, ``dice``, ``iou``, ``hd95``), and the problems and notes."""
+    """One row per class (``case``, ``label`` and each metric), and the problems and notes."""
 
     rows: list[dict[str, Any]]
     problems: list[str]
@@ -107,15 +117,23 @@ def score_case(
     if task.labels.ignore is not None:
         ignored = reference == task.labels.ignore
         reference, prediction = (np.where(ignored, 0, mask) for mask in (reference, prediction))
+    diagonal = math.hypot(*(length * step for length, step in zip(reference.shape, spacing, strict=True)))
     boxes = [find_objects(mask) for mask in (reference, prediction)]
     rows = []
     for name, values in task.labels.foreground.items():
         box = union_box([found[value - 1] for found in boxes for value in values if 0 < value <= len(found)])
         if box is None:
-            empty = np.zeros(1, dtype=bool)
-            scores = score_masks(empty, empty, (1.0,), task.convention)
+            pair = [np.zeros((1,) * len(spacing), dtype=bool)] * 2
         else:
             pair = [np.logical_or.reduce([mask[box] == value for value in values]) for mask in (reference, prediction)]
-            scores = score_masks(pair[0], pair[1], spacing, task.convention)
-        rows.append({"case": task.case, "label": name, **scores._asdict()})
+        scores = score_masks(
+            pair[0],
+            pair[1],
+            spacing,
+            task.convention,
+            metrics=task.metrics,
+            tolerance=task.tolerance.get(name, math.nan),
+            worst_distance=diagonal if task.worst else None,
+        )
+        rows.append({"case": task.case, "label": name, **{metric: getattr(scores, metric) for metric in task.metrics}})
     return rows

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.evaluation.scoring import CATALOGUE, METRICS, MISSING_RULES, check_options
 from nnunetv2_xattnres.outputs import check_outputs
 
 CONVENTION_NAMES = ("nnunet", "transunet")
@@ -26,6 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: nnunet)",
     )
     parser.add_argument(
+        "--metric", nargs="+", choices=tuple(CATALOGUE), default=list(METRICS), metavar="NAME",
+        help=f"scores to compute, any of {', '.join(CATALOGUE)} (default: {' '.join(METRICS)})",
+    )  # fmt: skip
+    add_rules(parser)
+    parser.add_argument(
         "--predicted-only",
         action="store_true",
         help="leave out references without a prediction, for the validation folder of one fold",
@@ -37,12 +43,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the files to write if they exist")
 
 
+def add_rules(parser: argparse._ActionsContainer, nsd: str = "needed with nsd") -> None:
+    """Declare the options that ``ablate`` has as well; ``nsd`` says how the tolerance and NSD belong together."""
+    parser.add_argument(
+        "--tolerance", nargs="+", default=[], metavar="SIZE",
+        help=f"largest distance that NSD takes as agreement, such as 2mm, or 2px where distances are in pixels or "
+        f"voxels; CLASS=3mm for one class ({nsd})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--missing",
+        choices=MISSING_RULES,
+        default=MISSING_RULES[0],
+        help="HD95 of a class that only one side has: undefined, and left out of means, or worst, the image's "
+        "diagonal (default: %(default)s)",
+    )
+
+
 def run(args: argparse.Namespace) -> None:
     """Score, print the table, and write the requested files."""
     outputs = (args.json, args.csv, args.markdown)
     check_outputs(outputs, overwrite=args.overwrite)
     if args.workers is not None and args.workers < 1:
         raise InputError(f"--workers must be 1 or more, not {args.workers}.")
+    check_options(args.metric, args.tolerance, args.missing, args.convention)
 
     from nnunetv2_xattnres.evaluation.files import write_csv, write_scores, write_text
     from nnunetv2_xattnres.evaluation.scores import evaluate_folders
@@ -55,6 +78,9 @@ def run(args: argparse.Namespace) -> None:
         convention=args.convention,
         workers=args.workers,
         predicted_only=args.predicted_only,
+        metrics=args.metric,
+        tolerance=args.tolerance,
+        missing=args.missing,
     )
     print(terminal_table(scores))
     if args.json:

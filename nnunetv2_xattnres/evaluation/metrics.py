@@ -1,12 +1,15 @@
-"""Dice, IoU and HD95 of two binary masks that are both non-empty, for images and volumes.
+"""Dice, IoU, HD95 and NSD of two binary masks that are both non-empty, for images and volumes.
 
 ``scipy`` computes the surface distances: its erosion finds the border voxels, its k-d tree the nearest ones. The
-definition is that of medpy's ``hd95``, which published tables use, and the tests compare the two.
+definition of HD95 is that of medpy's ``hd95``, which published tables use; that of NSD is MONAI's
+``compute_surface_dice``. The tests compare both.
 """
 
 import numpy as np
 from scipy.ndimage import binary_erosion, find_objects
 from scipy.spatial import KDTree
+
+ROUNDING = 1e-6  # a spacing in a NIfTI header has 7 digits: 10 voxels of 0.3 mm are more than 3 mm by rounding alone
 
 
 def overlap(reference: np.ndarray, prediction: np.ndarray) -> tuple[float, float]:
@@ -29,20 +32,39 @@ def surface_points(mask: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
     return points * np.asarray(spacing, dtype=float)
 
 
-def hd95(reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, ...]) -> float:
-    """95th percentile of the pooled surface distances of both directions.
+def surface_distances(reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
+    """Distances of the border voxels of each mask to the nearest one of the other, both directions in one array.
 
     Args:
         reference: Boolean mask, non-empty, any number of axes.
         prediction: Boolean mask of the same shape, non-empty.
-        spacing: Size of a voxel along each axis, in mm; ones give a distance in voxels.
+        spacing: Size of a voxel along each axis, in mm; ones give distances in voxels.
+    """
+    first, second = surface_points(reference, spacing), surface_points(prediction, spacing)
+    return np.concatenate([KDTree(first).query(second)[0], KDTree(second).query(first)[0]])
+
+
+def hd95(distances: np.ndarray) -> float:
+    """95th percentile of :func:`surface_distances`, in their unit.
 
     Example:
         >>> left, right = np.zeros((2, 8, 8), dtype=bool)
         >>> left[2:4, 2:4], right[2:4, 5:7] = True, True
-        >>> hd95(left, right, (1.0, 0.5))
+        >>> hd95(surface_distances(left, right, (1.0, 0.5)))
         1.5
     """
-    first, second = surface_points(reference, spacing), surface_points(prediction, spacing)
-    distances = [KDTree(first).query(second)[0], KDTree(second).query(first)[0]]
-    return float(np.percentile(np.concatenate(distances), 95))
+    return float(np.percentile(distances, 95))
+
+
+def nsd(distances: np.ndarray, tolerance: float) -> float:
+    """Normalised surface distance (surface Dice): the share of :func:`surface_distances` within a tolerance, 0 to 1.
+
+    Args:
+        distances: Distances of both directions.
+        tolerance: The largest distance that counts as agreement, in the unit of ``distances``.
+
+    Example:
+        >>> nsd(np.array([0.0, 1.0, 2.0, 3.0]), 2.0)
+        0.75
+    """
+    return float(np.count_nonzero(distances <= tolerance * (1 + ROUNDING)) / distances.size)

@@ -1,4 +1,4 @@
-"""Dice, IoU and HD95 of a folder of predictions, per class and case, with the means.
+"""Dice, IoU, HD95 and NSD of a folder of predictions, per class and case, with the means.
 
 Example:
     >>> scores = evaluate_folders(Path("labelsTs"), Path("predictions"))  # doctest: +SKIP
@@ -9,7 +9,7 @@ import contextlib
 import io
 import math
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -21,10 +21,10 @@ from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.evaluation.cases import Outcome, Task, run_case
 from nnunetv2_xattnres.evaluation.conventions import CONVENTIONS
 from nnunetv2_xattnres.evaluation.labels import Labels, find_dataset_json, read_dataset_json
+from nnunetv2_xattnres.evaluation.scoring import CATALOGUE, METRICS, check_options, class_tolerances
 from nnunetv2_xattnres.reading import OUT_OF_MEMORY
 from nnunetv2_xattnres.system import available_cores
 
-METRICS = ("dice", "iou", "hd95")
 # below this many bytes of compressed masks, starting processes costs more than it saves
 SMALL_BYTES = 8_000_000
 
@@ -38,6 +38,9 @@ def evaluate_folders(
     workers: int | None = None,
     progress: bool = True,
     predicted_only: bool = False,
+    metrics: Sequence[str] = METRICS,
+    tolerance: Sequence[str] = (),
+    missing: str = "undefined",
 ) -> dict[str, Any]:
     """Score every case of a folder of label images against a folder of reference masks.
 
@@ -49,19 +52,25 @@ def evaluate_folders(
         workers: Number of processes; by default one per core if the masks are large, else one.
         progress: Show a progress bar on standard error.
         predicted_only: Leave out references without a prediction, for the validation folder of one fold.
+        metrics: Any of ``dice``, ``iou``, ``hd95`` and ``nsd``.
+        tolerance: For ``nsd``: ``2mm``, ``2px`` or ``2`` (in the unit of distances), and ``NAME=3mm`` for one class.
+        missing: HD95 of a class that only one side has: ``undefined`` (NaN), or ``worst`` (the image's diagonal).
 
     Returns:
         ``convention``, ``unit`` of HD95 ("mm" or "voxel"), ``labels`` {name: value or values}, ``cases`` (one row per
         case and class: case, label, dice, iou, hd95), ``per_label`` {name: means over cases, and the number of cases of
         each: ``n_dice``, ``n_iou``, ``n_hd95``}, ``mean`` (over classes) and ``notes``. Undefined scores are NaN, and
-        means leave them out.
+        means leave them out. What is not the default is named as well: ``metrics``, ``tolerance`` {class: in the unit
+        of HD95}, ``missing``.
 
     Raises:
         InputError: Files are missing on one side, unreadable, have different shapes or spacings, or have labels that
-            the data set does not name. The message lists all of them, and nothing is scored.
+            the data set does not name. The message lists all of them, and nothing is scored. Or ``nsd`` has no
+            tolerance, or one that does not fit.
     """
     if convention not in CONVENTIONS:
         raise InputError(f'There is no convention "{convention}": it is one of {", ".join(CONVENTIONS)}.')
+    chosen, tolerances = check_options(metrics, tolerance, missing, convention)
     for name, folder in (("reference", reference), ("prediction", prediction)):
         if not folder.is_dir():
             raise InputError(f"The {name} folder {folder} does not exist.")
@@ -73,8 +82,21 @@ def evaluate_folders(
     if not cases and not problems:
         raise InputError(f"There is no file *{ending} in {reference} nor in {prediction}.")
     reader: Any = find_reader(dataset, reference / (cases[0] + ending)) if cases else None
+    unit = distance_unit(reader, convention)
+    amounts = class_tolerances(tolerances, unit, list(labels.foreground)) if cases else {}
     tasks = [
-        Task(case, reference / (case + ending), prediction / (case + ending), reader, labels, convention, not problems)
+        Task(
+            case,
+            reference / (case + ending),
+            prediction / (case + ending),
+            reader,
+            labels,
+            convention,
+            not problems,
+            chosen,
+            amounts,
+            missing == "worst",
+        )
         for case in cases
     ]
     try:
@@ -90,15 +112,23 @@ def evaluate_folders(
     if left_out:
         notes.append(f"{left_out} of {left_out + len(cases)} references have no prediction and were left out")
     rows = [row for outcome in outcomes for row in outcome.rows]
-    natural = reader is not None and reader.__name__ == "NaturalImage2DIO"  # png has no spacing: 1 pixel
     return {
         "convention": convention,
-        "unit": "voxel" if natural or CONVENTIONS[convention].in_voxels else "mm",
+        "unit": unit,
+        **({"metrics": list(chosen)} if chosen != METRICS else {}),
+        **({"tolerance": amounts} if amounts else {}),
+        **({"missing": missing} if missing != "undefined" else {}),
         "labels": labels.to_json(),
         "cases": rows,
-        **summarise(rows, list(labels.foreground), notes),
+        **summarise(rows, list(labels.foreground), notes, chosen),
         "notes": notes,
     }
+
+
+def distance_unit(reader: type | None, convention: str) -> str:
+    """The unit of distances, "mm" or "voxel"; nnU-Net's reader class for natural images knows no spacing."""
+    natural = reader is not None and reader.__name__ == "NaturalImage2DIO"  # png has no spacing: 1 pixel
+    return "voxel" if natural or CONVENTIONS[convention].in_voxels else "mm"
 
 
 def pair_files(
@@ -158,16 +188,19 @@ def mean(values: list[float]) -> float:
     return math.fsum(defined) / len(defined) if defined else float("nan")
 
 
-def summarise(rows: list[dict[str, Any]], labels: list[str], notes: list[str]) -> dict[str, Any]:
+def summarise(
+    rows: list[dict[str, Any]], labels: list[str], notes: list[str], metrics: tuple[str, ...] = METRICS
+) -> dict[str, Any]:
     """Mean over cases for each class, then over classes; classes without any score are noted and left out."""
     per_label: dict[str, dict[str, float]] = {}
     for label in labels:
-        columns = {metric: [row[metric] for row in rows if row["label"] == label] for metric in METRICS}
-        counts = {f"n_{metric}": sum(not math.isnan(value) for value in columns[metric]) for metric in METRICS}
+        columns = {metric: [row[metric] for row in rows if row["label"] == label] for metric in metrics}
+        counts = {f"n_{metric}": sum(not math.isnan(value) for value in columns[metric]) for metric in metrics}
         per_label[label] = {**{metric: mean(values) for metric, values in columns.items()}, **counts}
-        if counts["n_dice"] == 0:
+        shares = [counts[f"n_{metric}"] for metric in metrics if not CATALOGUE[metric].distance]
+        if shares and not any(shares):
             notes.append(f'class "{label}" occurs in no case and is left out of the mean')
-        elif counts["n_hd95"] == 0:
+        elif counts.get("n_hd95") == 0:
             notes.append(f'class "{label}" is never on both sides: it has no HD95 and is left out of that mean')
-    overall = {metric: mean([values[metric] for values in per_label.values()]) for metric in METRICS}
+    overall = {metric: mean([values[metric] for values in per_label.values()]) for metric in metrics}
     return {"per_label": per_label, "mean": overall}

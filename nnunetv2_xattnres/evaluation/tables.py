@@ -1,7 +1,9 @@
-"""Tables of scores for the terminal and in Markdown: Dice and IoU in per cent, HD95 with its unit."""
+"""Tables of scores for the terminal and in Markdown: Dice, IoU and NSD in per cent, HD95 with its unit."""
 
 import math
 from typing import Any
+
+from nnunetv2_xattnres.evaluation.scoring import CATALOGUE, metrics_of, rules_text
 
 MISSING = "–"
 CONVENTION_TEXT = {
@@ -17,14 +19,16 @@ def number(value: float, scale: float = 1.0) -> str:
 
 def score_rows(scores: dict[str, Any]) -> list[list[str]]:
     """Header, one row per class, and the mean over classes."""
-    rows = [["class", "Dice %", "IoU %", f"HD95 {scores['unit']}", "cases"]]
+    metrics = metrics_of(scores)
+    rows = [["class", *(CATALOGUE[metric].heading(scores["unit"]) for metric in metrics), "cases"]]
     for name, values in scores["per_label"].items():
-        counted = str(values["n_dice"])
-        if values["n_hd95"] != values["n_dice"]:
-            counted += f" (HD95: {values['n_hd95']})"
-        rows.append([name, *_three(values), counted])
+        counts = {metric: values[f"n_{metric}"] for metric in metrics}
+        counted = str(counts[metrics[0]])
+        if other := [f"{CATALOGUE[key].title}: {count}" for key, count in counts.items() if str(count) != counted]:
+            counted += f" ({', '.join(other)})"
+        rows.append([name, *_cells(values, metrics), counted])
     total = len({row["case"] for row in scores["cases"]})
-    rows.append(["mean over classes", *_three(scores["mean"]), str(total)])
+    rows.append(["mean over classes", *_cells(scores["mean"], metrics), str(total)])
     return rows
 
 
@@ -34,14 +38,15 @@ def terminal_table(scores: dict[str, Any]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(
-            cell.ljust(width) if column in (0, 4) else cell.rjust(width)
+            cell.ljust(width) if column in (0, len(row) - 1) else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
     ]
     rule = "-" * max(map(len, lines))
     lines = [lines[0], rule, *lines[1:-1], rule, lines[-1]]
-    lines += ["", f"convention {CONVENTION_TEXT[scores['convention']]}", *_note_lines(scores, "note: ")]
+    lines += ["", f"convention {CONVENTION_TEXT[scores['convention']]}", *rules_text(scores)]
+    lines += _note_lines(scores, "note: ")
     return "\n".join(lines)
 
 
@@ -50,13 +55,13 @@ def markdown_table(scores: dict[str, Any]) -> str:
     rows = [[cell.replace("|", r"\|") for cell in row] for row in score_rows(scores)]
     rows[-1] = [f"**{cell}**" for cell in rows[-1]]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
-    lines.insert(1, "| :-- | --: | --: | --: | :-- |")
-    text = f"Convention {CONVENTION_TEXT[scores['convention']]}."
+    lines.insert(1, "| :-- | " + "--: | " * (len(rows[0]) - 2) + ":-- |")
+    text = "; ".join([f"Convention {CONVENTION_TEXT[scores['convention']]}", *rules_text(scores)]) + "."
     return "\n".join([*lines, "", text, *(f"\n{line}" for line in _note_lines(scores, "Note: "))]) + "\n"
 
 
-def _three(values: dict[str, Any]) -> list[str]:
-    return [number(values["dice"], 100), number(values["iou"], 100), number(values["hd95"])]
+def _cells(values: dict[str, Any], metrics: tuple[str, ...]) -> list[str]:
+    return [number(values[metric], CATALOGUE[metric].scale) for metric in metrics]
 
 
 def _note_lines(scores: dict[str, Any], prefix: str, most: int = 10) -> list[str]:

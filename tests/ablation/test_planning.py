@@ -10,7 +10,7 @@ import pytest
 from without_posix import WITHOUT, run
 
 from nnunetv2_xattnres.ablation.cell import run_cell
-from nnunetv2_xattnres.ablation.commands import Device
+from nnunetv2_xattnres.ablation.commands import Device, evaluate_command
 from nnunetv2_xattnres.ablation.planning import Request, plan_study
 from nnunetv2_xattnres.ablation.study import Study
 from nnunetv2_xattnres.ablation.trainer_names import check_trainer
@@ -110,6 +110,54 @@ def test_a_study_is_planned_and_grows_without_losing_what_it_has(preprocessed, t
     assert Study.load(tmp_path / "study").cells == more.cells
     networks = {cell.network for cell in plan(tmp_path / "study", studies=["all"]).cells}
     assert networks == {"unet", "emcad", "paper-unet", "unet-3-plus", "ssformer"}
+
+
+def test_the_rules_for_the_scores_are_part_of_a_study(preprocessed, tmp_path):
+    folder = tmp_path / "study"
+    study = plan(folder, tolerance=["a=3", "2.0mm"], missing="worst")
+    loaded = Study.load(folder)
+    assert (loaded.tolerance, loaded.missing) == (["2mm", "a=3mm"], "worst")
+    command = " ".join(evaluate_command(loaded, study.cells[0], tmp_path, part=False))
+    assert "--metric dice iou hd95 nsd --tolerance 2mm a=3mm --missing worst --overwrite" in command
+    assert plan(folder, tolerance=["2", "a=3mm"], missing="worst").cells == study.cells  # the same in other words
+    with pytest.raises(InputError, match="holds another study") as caught:
+        plan(folder, tolerance=["4mm"])
+    assert caught.value.problems == [
+        "tolerance: it has 2mm a=3mm, and 4mm is requested",
+        "missing: it has worst, and undefined is requested",
+    ]
+
+
+def test_a_study_without_rules_of_its_own_does_not_name_them(preprocessed, tmp_path):
+    study = plan(tmp_path / "study")
+    assert not {"tolerance", "missing"} & set(json.loads((tmp_path / "study" / "study.json").read_text()))
+    command = evaluate_command(study, study.cells[0], tmp_path, part=False)
+    assert not {"--metric", "--tolerance", "--missing"} & set(command)
+    with pytest.raises(InputError, match="tolerance: it has none, and 2mm is requested"):
+        plan(tmp_path / "study", tolerance=["2mm"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tolerance": ["2px"]}, "2px: distances are in mm here, write 2mm"),
+        ({"tolerance": ["2mm"], "convention": "transunet"}, "2mm: distances are in pixels or voxels here, write 2px"),
+        ({"tolerance": ["1", "liver=2"]}, "no class liver"),
+        ({"tolerance": ["wide"]}, 'tolerance "wide" cannot be read'),
+        ({"missing": "worst", "convention": "transunet"}, "contradicts the convention transunet"),
+    ],
+)
+def test_rules_that_evaluate_would_refuse_are_refused_before_the_training(preprocessed, tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        plan(tmp_path / "study", **changes)
+    assert not (tmp_path / "study").exists() and not (preprocessed / "nnUNetXAttnResPlans.json").exists()
+
+
+def test_ablate_has_the_options_of_evaluate(preprocessed, tmp_path, capsys):
+    options = ["--seeds", "1", "--dry-run", "--output", str(tmp_path / "study")]
+    assert main(["ablate", "7", *options, "--tolerance", "2mm", "liver=3mm"]) == 2
+    assert "there is no class liver, the classes are a" in capsys.readouterr().err
+    assert main(["ablate", "7", *options, "--tolerance", "2mm", "--missing", "worst"]) == 0
 
 
 def test_variants_that_are_planned_already_are_taken_as_they_are(preprocessed, tmp_path):

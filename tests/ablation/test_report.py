@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from report_study import SKIP, make_study, write_log
+from skimage import io
 
 from nnunetv2_xattnres.ablation.observe import observe
 from nnunetv2_xattnres.ablation.report import statistics, tables, write_report
@@ -327,6 +328,55 @@ def write_volume(path, array):
     image = sitk.GetImageFromArray(array)
     image.SetSpacing((1.0, 2.0, 3.0))
     sitk.WriteImage(image, str(path))
+
+
+def score_again(folder, **options):
+    """Score all cells of a study anew, as a study with other rules does."""
+    study = Study.load(folder)
+    reference = Path(study.dataset_json).parent / "labelsTs"
+    for cell in study.cells:
+        predictions = study.cell_folder(cell) / "predictions"
+        scores = evaluate_folders(reference, predictions, progress=False, **options)
+        write_scores(scores, study.scores_file(cell))
+
+
+def test_nsd_and_the_rule_for_missing_classes(changing):
+    study = Study.load(changing)
+    empty = study.cell_folder(study.cells[0]) / "predictions" / "polyp_000.png"
+    io.imsave(empty, np.zeros((96, 128), dtype=np.uint8), check_contrast=False)
+    score_again(changing, metrics=["dice", "iou", "hd95", "nsd"], tolerance=["2px"], missing="worst")
+    results = load_results(changing)
+    page = Page(write_report(changing).read_text(encoding="utf-8"))
+    assert "NSD at a tolerance of 2 voxel; a class that only one side has gets the worst scores" in page.text
+    assert "HD95 is not defined" not in page.text
+    found = {table.name: table for table in all_tables(results)}
+    assert found["main"].header == ["Method", "Dice %", "HD95 voxel", "IoU %", "NSD %", "seeds"]
+    assert "NSD %" in found["skip"].header
+    for table in found.values():
+        assert {len(row.cells) for row in table.rows} == {len(table.header)}
+    both = next(item for item in results.configurations if item.variant == "both")
+    expected = 100 * statistics.spread(both.scores["nsd"]).mean
+    row = next(row for row in found["main"].rows if row.cells[0] == both.title)
+    assert row.cells[4].startswith(f"{expected:.2f} ± ")
+    rows = {name: list(csv.DictReader((changing / "report" / name).open())) for name in
+            ("cases.csv", "configurations.csv", "differences.csv")}  # fmt: skip
+    assert rows["cases.csv"][0]["hd95"] == "160.0"  # the diagonal of 96 x 128 pixels
+    assert rows["cases.csv"][0]["nsd"] == "0.0"
+    assert {"nsd_mean", "nsd_sd"} <= set(rows["configurations.csv"][0])
+    differences = {(row["configuration"], row["metric"]): row for row in rows["differences.csv"]}
+    worse = differences["2d_noskip", "nsd"]
+    assert float(worse["difference"]) < 0 and "better" not in worse["reading"]
+
+
+def test_scores_of_different_rules_are_not_compared(changing):
+    study = Study.load(changing)
+    first = study.scores_file(study.cells[0])
+    write_scores({**read_scores(first), "missing": "worst"}, first)
+    with pytest.raises(InputError, match="differ in their missing"):
+        write_report(changing)
+    score_again(changing, metrics=["dice"])
+    with pytest.raises(InputError, match="have no iou, hd95"):
+        write_report(changing)
 
 
 def test_names_from_outside_are_escaped(changing):

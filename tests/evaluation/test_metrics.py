@@ -1,4 +1,4 @@
-"""The numbers themselves: against medpy, against MONAI's other definition, and the corner cases of both conventions."""
+"""The numbers themselves: against medpy, against MONAI, and the corner cases of both conventions."""
 
 import math
 
@@ -10,6 +10,8 @@ from scipy.ndimage import gaussian_filter
 from nnunetv2_xattnres.evaluation.cases import Task, score_case
 from nnunetv2_xattnres.evaluation.conventions import score_masks
 from nnunetv2_xattnres.evaluation.labels import Labels
+from nnunetv2_xattnres.evaluation.metrics import surface_distances
+from nnunetv2_xattnres.evaluation.scoring import CATALOGUE
 
 NAN = float("nan")
 
@@ -50,7 +52,7 @@ def test_masks_at_the_edge_of_the_image():
     half = mask.copy()
     half[:, 3:] = False
     assert score_masks(mask, half, (2.0, 1.0)).hd95 == pytest.approx(medpy.hd95(half, mask, (2.0, 1.0)))
-    assert score_masks(mask, mask, (2.0, 1.0)) == (1.0, 1.0, 0.0)
+    assert score_masks(mask, mask, (2.0, 1.0), metrics=CATALOGUE, tolerance=0.0) == (1.0, 1.0, 0.0, 1.0)
 
 
 def test_monai_defines_hd95_differently():
@@ -74,17 +76,74 @@ def test_monai_defines_hd95_differently():
     assert abs(theirs - ours) > 1.0
 
 
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_nsd_equals_monai(dimensions):
+    """Both count border voxels; distances that are the tolerance but for rounding do not occur in these pairs."""
+    import torch
+    from monai import metrics as monai
+
+    values = []
+    for seed in range(10):
+        reference, prediction, spacing = random_pair(dimensions, seed)
+        tolerance = float(np.random.default_rng(seed).uniform(0.2, 2.0))
+        as_batch = [torch.from_numpy(mask)[None, None].float() for mask in (prediction, reference)]
+        theirs = monai.compute_surface_dice(*as_batch, [tolerance], include_background=True, spacing=spacing).item()
+        values.append(score_masks(reference, prediction, spacing, metrics=["nsd"], tolerance=tolerance).nsd)
+        assert values[-1] == pytest.approx(theirs, abs=1e-6)
+        swapped = score_masks(prediction, reference, spacing, metrics=["nsd"], tolerance=tolerance).nsd
+        assert swapped == values[-1]
+    assert len(set(values)) > 5  # else all might be 0 or 1
+
+
+def test_nsd_is_not_weighted_by_area():
+    """MONAI's other definition, that of surface-distance, weights by the length of the contour between voxels."""
+    import torch
+    from monai import metrics as monai
+
+    reference, prediction, spacing = random_pair(2, 3)
+    as_batch = [torch.from_numpy(mask)[None, None].float() for mask in (prediction, reference)]
+    options = {"include_background": True, "spacing": spacing}
+    weighted = monai.compute_surface_dice(*as_batch, [1.0], use_subvoxels=True, **options).item()
+    ours = score_masks(reference, prediction, spacing, metrics=["nsd"], tolerance=1.0).nsd
+    assert abs(ours - weighted) > 0.01
+
+
+def test_a_distance_that_exceeds_the_tolerance_by_rounding_alone_is_within():
+    """A NIfTI header stores 0.3 as 0.300000012."""
+    masks = np.zeros((2, 9, 40), dtype=bool)
+    masks[0, 2:7, 5], masks[1, 2:7, 15] = True, True
+    step = float(np.float32(0.3))
+    assert 10 * step > 3.0
+    assert score_masks(*masks, (1.0, step), metrics=["nsd"], tolerance=3.0).nsd == 1
+    assert score_masks(*masks, (1.0, step), metrics=["nsd"], tolerance=2.999).nsd == 0
+
+
+def test_distances_are_computed_once_for_hd95_and_nsd(monkeypatch):
+    calls = []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return surface_distances(*arguments)
+
+    monkeypatch.setattr("nnunetv2_xattnres.evaluation.conventions.surface_distances", counted)
+    reference, prediction, spacing = random_pair(2, 0)
+    score_masks(reference, prediction, spacing, metrics=["hd95", "nsd"], tolerance=1.0)
+    assert len(calls) == 1
+    score_masks(reference, prediction, spacing, metrics=["dice", "iou"])
+    assert len(calls) == 1
+
+
 @pytest.mark.parametrize(
     ("convention", "in_reference", "in_prediction", "expected"),
     [
-        ("nnunet", False, True, (0.0, 0.0, NAN)),
-        ("nnunet", True, False, (0.0, 0.0, NAN)),
-        ("nnunet", False, False, (NAN, NAN, NAN)),
-        ("nnunet", True, True, (1.0, 1.0, 0.0)),
-        ("transunet", False, True, (1.0, 1.0, 0.0)),
-        ("transunet", True, False, (0.0, 0.0, 0.0)),
-        ("transunet", False, False, (0.0, 0.0, 0.0)),
-        ("transunet", True, True, (1.0, 1.0, 0.0)),
+        ("nnunet", False, True, (0.0, 0.0, NAN, 0.0)),
+        ("nnunet", True, False, (0.0, 0.0, NAN, 0.0)),
+        ("nnunet", False, False, (NAN, NAN, NAN, NAN)),
+        ("nnunet", True, True, (1.0, 1.0, 0.0, 1.0)),
+        ("transunet", False, True, (1.0, 1.0, 0.0, 1.0)),
+        ("transunet", True, False, (0.0, 0.0, 0.0, 0.0)),
+        ("transunet", False, False, (0.0, 0.0, 0.0, 0.0)),
+        ("transunet", True, True, (1.0, 1.0, 0.0, 1.0)),
     ],
 )
 def test_corner_cases(convention, in_reference, in_prediction, expected):
@@ -93,6 +152,6 @@ def test_corner_cases(convention, in_reference, in_prediction, expected):
         mask = np.zeros((6, 7), dtype=bool)
         mask[2:4, 2:5] = present
         masks.append(mask)
-    scores = score_masks(*masks, (1.0, 3.0), convention)
+    scores = score_masks(*masks, (1.0, 3.0), convention, metrics=CATALOGUE, tolerance=1.0)
     for value, wanted in zip(scores, expected, strict=True):
         assert value == wanted or (math.isnan(value) and math.isnan(wanted))

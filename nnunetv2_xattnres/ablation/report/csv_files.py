@@ -9,7 +9,6 @@ from typing import Any
 from nnunetv2_xattnres.ablation.report.results import Results
 from nnunetv2_xattnres.ablation.report.statistics import spread
 from nnunetv2_xattnres.catalogue import STUDIES
-from nnunetv2_xattnres.evaluation.scores import METRICS
 
 
 def case_table(results: Results) -> str:
@@ -19,23 +18,23 @@ def case_table(results: Results) -> str:
         for place, seed in enumerate(item.seeds):
             for index, case in enumerate(results.cases):
                 for column, label in enumerate(results.labels):
-                    values = [item.scores[metric][place, index, column] for metric in METRICS]
+                    values = [item.scores[metric][place, index, column] for metric in results.metrics]
                     rows.append([item.name, item.network, item.variant, seed, case, label, *values])
-    return _text(["configuration", "network", "variant", "seed", "case", "class", *METRICS], rows)
+    return _text(["configuration", "network", "variant", "seed", "case", "class", *results.metrics], rows)
 
 
 def configuration_table(results: Results) -> str:
     """Mean and standard deviation over seeds, per configuration and class; "mean" is over all classes."""
+    columns = [f"{metric}_{kind}" for metric in results.metrics for kind in ("mean", "sd")]
     rows = []
     for item in results.configurations:
         for column, label in [
             (slice(None), "mean"),
             *((slice(i, i + 1), name) for i, name in enumerate(results.labels)),
         ]:
-            found = [spread(item.scores[metric][:, :, column]) for metric in METRICS] if item.seeds else []
-            values = [number for value in found for number in (value.mean, value.sd)] or [math.nan] * 6
+            found = [spread(item.scores[metric][:, :, column]) for metric in results.metrics] if item.seeds else []
+            values = [number for value in found for number in (value.mean, value.sd)] or [math.nan] * len(columns)
             rows.append([item.name, item.network, item.variant, label, len(item.seeds), *values])
-    columns = [f"{metric}_{kind}" for metric in METRICS for kind in ("mean", "sd")]
     return _text(["configuration", "network", "variant", "class", "seeds", *columns], rows)
 
 
@@ -47,7 +46,7 @@ def difference_table(results: Results) -> str:
             base = results.find(item.network, variant)
             if base is None or not item.seeds or variant == item.variant:
                 continue
-            for metric in METRICS:
+            for metric in results.metrics:
                 found = results.compare(base, item, metric)
                 rows.append([item.name, base.name, metric, *found])
     header = [

@@ -12,10 +12,8 @@ from nnunetv2_xattnres.ablation.report.statistics import Difference, paired_diff
 from nnunetv2_xattnres.ablation.study import State, Study
 from nnunetv2_xattnres.catalogue import network_title, variant_title
 from nnunetv2_xattnres.errors import InputError
-from nnunetv2_xattnres.evaluation.files import read_scores
-from nnunetv2_xattnres.evaluation.scores import METRICS
-
-DISTANCES = ("hd95",)  # metrics for which lower is better
+from nnunetv2_xattnres.evaluation.files import SCORE_AGAIN, read_scores
+from nnunetv2_xattnres.evaluation.scoring import CATALOGUE, METRICS, metrics_of, rules_text
 
 
 @dataclass
@@ -61,6 +59,8 @@ class Results:
         convention: How predictions were scored.
         unit: Unit of distances.
         rows: Name of each complete cell to the rows of its ``scores.json``.
+        metrics: The metrics in the scores.
+        rules: Further rules of the scores in words: tolerances of NSD, classes that one side misses.
     """
 
     study: Study
@@ -71,6 +71,8 @@ class Results:
     convention: str
     unit: str
     rows: dict[str, list[dict[str, Any]]]
+    metrics: tuple[str, ...] = METRICS
+    rules: list[str] = field(default_factory=list)
     _differences: dict[tuple[str, str, str, int | None], Difference] = field(default_factory=dict)
 
     @property
@@ -86,7 +88,7 @@ class Results:
         if key not in self._differences:
             column = slice(None) if label is None else slice(label, label + 1)
             before, after = (scores[metric][:, :, column] for scores in (base.scores, item.scores))
-            self._differences[key] = paired_difference(before, after, metric not in DISTANCES)
+            self._differences[key] = paired_difference(before, after, not CATALOGUE[metric].distance)
         return self._differences[key]
 
     def find(self, network: str, variant: str) -> Configuration | None:
@@ -112,8 +114,11 @@ def load_results(folder: Path) -> Results:
     for item in observations:
         if item.state == State.COMPLETE:
             found[item.cell.name] = read_scores(study.scores_file(item.cell))
-    for key in ("convention", "unit", "labels"):
-        values = {str(scores[key]) for scores in found.values()}
+    for name, scores in found.items():
+        if lacking := [metric for metric in METRICS if metric not in metrics_of(scores)]:
+            raise InputError(f"The scores of {name} in {folder} have no {', '.join(lacking)}: {SCORE_AGAIN}")
+    for key in ("convention", "unit", "labels", "metrics", "tolerance", "missing"):
+        values = {str(scores.get(key, "not given")) for scores in found.values()}
         if len(values) > 1:
             raise InputError(
                 f"The scores in {folder} do not go together: they differ in their {key}. Score all cells the same way.",
@@ -125,15 +130,28 @@ def load_results(folder: Path) -> Results:
     configurations = []
     for name in dict.fromkeys(item.cell.configuration for item in observations):
         cells = [item for item in observations if item.cell.configuration == name]
-        configurations.append(_configuration(cells, found, cases, labels))
+        configurations.append(_configuration(cells, found, cases, labels, metrics_of(first)))
     rows = {name: scores["cases"] for name, scores in found.items()}
     return Results(
-        study, observations, configurations, cases, first["labels"], first["convention"], first["unit"], rows
+        study,
+        observations,
+        configurations,
+        cases,
+        first["labels"],
+        first["convention"],
+        first["unit"],
+        rows,
+        metrics_of(first),
+        rules_text(first),
     )
 
 
 def _configuration(
-    cells: Sequence[Observation], found: dict[str, dict[str, Any]], cases: list[str], labels: list[str]
+    cells: Sequence[Observation],
+    found: dict[str, dict[str, Any]],
+    cases: list[str],
+    labels: list[str],
+    metrics: tuple[str, ...],
 ) -> Configuration:
     first = cells[0].cell
     by_seed: dict[int, list[Observation]] = {}
@@ -142,10 +160,10 @@ def _configuration(
     whole = [seed for seed, items in by_seed.items() if all(item.cell.name in found for item in items)]
     some = [seed for seed, items in by_seed.items() if any(item.cell.name in found for item in items)]
     seeds = whole or some
-    arrays = {metric: np.full((len(seeds), len(cases), len(labels)), np.nan) for metric in METRICS}
+    arrays = {metric: np.full((len(seeds), len(cases), len(labels)), np.nan) for metric in metrics}
     for index, seed in enumerate(seeds):
         tables = [found[item.cell.name] for item in by_seed[seed] if item.cell.name in found]
-        for metric in METRICS:
+        for metric in metrics:
             arrays[metric][index] = _average([_table(scores, metric, cases, labels) for scores in tables])
     return Configuration(
         first.configuration,

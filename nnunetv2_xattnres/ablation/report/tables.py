@@ -1,6 +1,7 @@
 """The tables of a report in the paper's form: main results (Tables 1 and 2), skip (3), position (4), query init (5)."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
@@ -11,10 +12,11 @@ from nnunetv2_xattnres.ablation.report.paper import note_of, paper_class, paper_
 from nnunetv2_xattnres.ablation.report.results import Configuration, Results
 from nnunetv2_xattnres.ablation.report.statistics import Difference, Spread, spread
 from nnunetv2_xattnres.catalogue import NETWORKS, STUDIES, VARIANTS, Study, method_title, network_title, reads
+from nnunetv2_xattnres.evaluation.scoring import CATALOGUE
 
 MISSING = "–"
 MINUS = "−"  # as wide as a plus, unlike a hyphen
-SCALES = {"dice": 100.0, "iou": 100.0, "hd95": 1.0}
+ORDER = ("dice", "hd95", "iou", "nsd")  # of columns, as in the paper, which has no NSD
 
 
 class Row(NamedTuple):
@@ -49,22 +51,23 @@ def main_table(results: Results) -> Table:
     labels = list(results.labels)
     classes = labels if len(labels) > 1 else []
     dataset = paper_dataset(results.study.dataset)
-    header = ["Method", "Dice %", f"HD95 {results.unit}", "IoU %", *[f"{label} Dice %" for label in classes], "seeds"]
+    metrics = [metric for metric in ORDER if metric in results.metrics]
+    headings = [CATALOGUE[metric].heading(results.unit) for metric in metrics]
+    header = ["Method", *headings, *[f"{label} Dice %" for label in classes], "seeds"]
     rows = []
     for item in sorted(results.configurations, key=lambda item: results.networks.index(item.network)):
-        spreads = [spread(item.scores[metric]) if item.seeds else None for metric in ("dice", "hd95", "iou")]
-        cells = [mean_sd(value, scale) for value, scale in zip(spreads, (100, 1, 100), strict=True)]
+        cells = [_mean_sd(item, metric) for metric in metrics]
         for index in range(len(classes)):
             cells.append(mean_sd(spread(item.scores["dice"][:, :, index : index + 1]) if item.seeds else None, 100))
         rows.append(Row("ours", [item.title, *cells, seed_text(item)]))
         paper = paper_score(dataset, item.network, item.variant)
         if paper is not None:
-            values = [plain(paper.dice), plain(paper.hd95), plain(paper.iou)]
+            values = [plain(getattr(paper, metric, None)) for metric in metrics]
             values += [plain(paper_class(paper, label)) for label in classes]
             rows.append(Row("paper", ["paper", *values, ""]))
         base = results.find(item.network, "baseline")
         if item.variant == "both" and base is not None and item.seeds:
-            rows.append(_delta_row(results, base, item, len(classes)))
+            rows.append(_delta_row(results, base, item, metrics, len(classes)))
     title = "Main results" + (
         " (the paper's Table 1)" if dataset == "Synapse" else " (the paper's Table 2)" * bool(dataset)
     )
@@ -88,16 +91,18 @@ def study_table(results: Results, study: Study) -> Table | None:
     papers = [paper_in_table(study.key, dataset, item.network, item.variant) for item in chosen]
     has_paper, has_distance = any(papers), any(paper and paper.hd95 for paper in papers)
     columns = [study.column, *["Skip", "XAttnRes"] * study.marks]
+    has_nsd = "nsd" in results.metrics
     header = [*columns, "Dice %", *["paper"] * has_paper, f"HD95 {results.unit}", *["paper"] * has_distance]
+    header += ["NSD %"] * has_nsd
     base = study.base if study.marks else study.variants[study.base].row
     header += [f"Δ Dice to {base}", "95 % interval", "reading", "seeds"]
     rows = []
     for item, paper in zip(chosen, papers, strict=True):
-        scored = bool(item.seeds)
-        row = [*_first_cells(study, item, several), mean_sd(spread(item.scores["dice"]) if scored else None, 100)]
+        row = [*_first_cells(study, item, several), _mean_sd(item, "dice")]
         row += [plain(paper.dice if paper else None)] * has_paper
-        row.append(mean_sd(spread(item.scores["hd95"]) if scored else None, 1))
+        row.append(_mean_sd(item, "hd95"))
         row += [plain(paper.hd95 if paper else None)] * has_distance
+        row += [_mean_sd(item, "nsd")] if has_nsd else []
         row += _difference_cells(results, item, study.base)
         rows.append(Row("ours", [*row, seed_text(item)]))
     text = (*range(len(columns)), len(header) - 2)
@@ -113,8 +118,9 @@ def network_table(results: Results, study: Study) -> Table | None:
     dataset = paper_dataset(results.study.dataset)
     papers = [paper_in_table(study.key, dataset, item.network, item.variant) for item in chosen]
     has_paper, has_distance = any(papers), any(paper and paper.hd95 for paper in papers)
+    has_nsd = "nsd" in results.metrics
     header = [study.column, "Params M", "paper", "MACs G", "paper", "Dice %", *["paper"] * has_paper]
-    header += [f"HD95 {results.unit}", *["paper"] * has_distance, "IoU %", "seeds"]
+    header += [f"HD95 {results.unit}", *["paper"] * has_distance, "IoU %", *["NSD %"] * has_nsd, "seeds"]
     rows = []
     for item, paper in zip(chosen, papers, strict=True):
         variant = VARIANTS[item.variant]
@@ -122,9 +128,9 @@ def network_table(results: Results, study: Study) -> Table | None:
         printed = NETWORKS[item.network].paper_cost.get(item.variant, (None, None))
         for ours, theirs in zip(_cost(item.network, item.variant), printed, strict=True):
             row += [plain(ours), plain(theirs)]
-        dice, hd95, iou = (spread(item.scores[metric]) if item.seeds else None for metric in ("dice", "hd95", "iou"))
-        row += [mean_sd(dice, 100), *[plain(paper.dice if paper else None)] * has_paper]
-        row += [mean_sd(hd95, 1), *[plain(paper.hd95 if paper else None)] * has_distance, mean_sd(iou, 100)]
+        row += [_mean_sd(item, "dice"), *[plain(paper.dice if paper else None)] * has_paper]
+        row += [_mean_sd(item, "hd95"), *[plain(paper.hd95 if paper else None)] * has_distance, _mean_sd(item, "iou")]
+        row += [_mean_sd(item, "nsd")] if has_nsd else []
         rows.append(Row("ours", [*row, seed_text(item)]))
         if reads(variant) and (base := results.find(item.network, study.base)) is not None and item.seeds:
             found = results.compare(base, item)
@@ -178,8 +184,8 @@ def _distance_notes(results: Results) -> list[str]:
     return [text + ", ".join(found) + " (over all seeds, cases and classes). Δ leaves such a case out on both sides."]
 
 
-def _delta_row(results: Results, base: Configuration, item: Configuration, classes: int) -> Row:
-    cells = [signed(results.compare(base, item, metric).value, SCALES[metric]) for metric in ("dice", "hd95", "iou")]
+def _delta_row(results: Results, base: Configuration, item: Configuration, metrics: Sequence[str], classes: int) -> Row:
+    cells = [signed(results.compare(base, item, metric).value, CATALOGUE[metric].scale) for metric in metrics]
     cells += [signed(results.compare(base, item, "dice", index).value, 100) for index in range(classes)]
     return Row("delta", ["Δ to baseline", *cells, ""])
 
@@ -192,6 +198,10 @@ def _paper_note(results: Results, dataset: str) -> str:
     if dataset == "Synapse" and results.convention != "transunet":
         text += " Its scores follow the convention `transunet`, ours here `nnunet`."
     return text
+
+
+def _mean_sd(item: Configuration, metric: str) -> str:
+    return mean_sd(spread(item.scores[metric]) if item.seeds else None, CATALOGUE[metric].scale)
 
 
 def mean_sd(value: Spread | None, scale: float) -> str:

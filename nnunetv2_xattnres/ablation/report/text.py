@@ -108,7 +108,7 @@ def facts(results: Results) -> tuple[list[tuple[str, str]], list[str]]:
     pairs = [
         ("Data set", study.dataset),
         ("Scored on", ", ".join(where.get(str(text), str(text)) for text in _distinct(_get(records, "predicted")))),
-        ("Scores", CONVENTION_TEXT[results.convention]),
+        ("Scores", "; ".join([CONVENTION_TEXT[results.convention], *results.rules])),
         ("Configuration", f"{study.configuration} of {study.base_plans}, variants in {study.plans}"),
         ("Trainer", ", ".join(_distinct(cell.trainer for cell in cells))),
         ("Studies", ", ".join(dict.fromkeys(study for cell in cells for study in cell.study))),
