@@ -85,9 +85,10 @@ class NNUNet:
             "OMP_NUM_THREADS": "1",
             **self.environment,
         }
+        folder = self.environment.get("nnUNet_extTrainer", str(HOOK_FOLDER))
         environment.pop("nnUNet_extTrainer", None)
         if hook:
-            environment["nnUNet_extTrainer"] = str(HOOK_FOLDER)
+            environment["nnUNet_extTrainer"] = folder
         return environment
 
 

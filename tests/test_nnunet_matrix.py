@@ -1,5 +1,6 @@
 """A short form of ``scripts/nnunet-matrix``: regions, an ignore label and a cascade, through all of its commands."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,10 +31,12 @@ def draw(folder, cases):
 
 def run(data, work):
     words = [data, "--work", work, "--settings", "regions+ignore", "--cases", 5, "--folds", 0]
-    words += ["--configurations", "3d_lowres", "3d_cascade_fullres"]
+    words += ["--configurations", "3d_lowres", "3d_cascade_fullres", "--trainer", "nnUNetTrainer_XAttnRes_Short"]
     return subprocess.run(
-        [sys.executable, SCRIPT, *map(str, words)], capture_output=True, text=True, check=False, timeout=1200
-    )
+        [sys.executable, SCRIPT, *map(str, words)],
+        env={**os.environ, "nnUNet_extTrainer": str(Path(__file__).parent / "short_trainers"), "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, check=False, timeout=1200,
+    )  # fmt: skip
 
 
 @pytest.mark.slow

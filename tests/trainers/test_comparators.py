@@ -1,5 +1,7 @@
 """The comparison networks in our trainers: every output has a loss, and each trains and predicts."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -121,13 +123,14 @@ def test_a_step_and_a_prediction(planned, key):
 @pytest.mark.parametrize("key", COMMANDS)
 def test_nnunets_commands(module_nnunet, tmp_path, key):
     raw = module_nnunet.raw / "Dataset015_Phantom"
+    module_nnunet.environment["nnUNet_extTrainer"] = str(Path(__file__).parents[1] / "short_trainers")
     if not raw.exists():
         write_dataset(module_nnunet.raw, 15, side=32)
         module_nnunet.run("nnUNetv2_plan_and_preprocess", "-d", 15, "-c", "2d", "-npfp", 1, "-np", 1)
     options = ["--encoder-weights", "none", *(["--encoder", "pvt_v2_b0"] if key == "pvt-cascade" else [])]
     module_nnunet.run("nnunetv2_xattnres", "plan", 15, "--network", key, "--study", "table2", *options)
     name = f"2d_{NETWORKS[key].infix}baseline"
-    plans = ["-p", "nnUNetXAttnResPlans", "-tr", "nnUNetTrainer_XAttnRes_Trial", "-device", "cpu"]
+    plans = ["-p", "nnUNetXAttnResPlans", "-tr", "nnUNetTrainer_XAttnRes_Short", "-device", "cpu"]
     module_nnunet.run("nnUNetv2_train", 15, name, 0, *plans)
     images = ["-i", raw / "imagesTs", "-o", tmp_path, "-npp", 1, "-nps", 1, "--disable_tta"]
     module_nnunet.run("nnUNetv2_predict", "-d", 15, "-c", name, "-f", 0, *plans, *images, hook=False)

@@ -1,0 +1,7 @@
+"""For nnUNet_extTrainer: a trainer for tests that ask whether commands work, and not what is learned."""
+
+from nnunetv2_xattnres.trainers import nnUNetTrainer_XAttnRes
+
+
+class nnUNetTrainer_XAttnRes_Short(nnUNetTrainer_XAttnRes):
+    epochs, iterations, validation_iterations = 1, 2, 1
