@@ -317,8 +317,8 @@ def tiles_for(kernel: Any, block: int, channels_last: bool) -> tuple[Tile, ...]:
 def _tile_of(kernel: Any, block: int, fewest: int, values: int, rows: int, warps: int) -> Tile:
     """A tile of about so many values, and of at least ``fewest`` pixels."""
     pixels = max(values // block, fewest)
-    if pixels * block > values:  # as many more warps, or the gradient's values spill: it has twice as many
-        warps = min(8, warps * pixels * block // values) * (2 if kernel is _gradient_kernel else 1)
+    if values // block <= fewest > 1:  # as many more warps, or values spill: gradients have twice as many
+        warps = min(8, warps * pixels * block // values) * (1 if kernel is _mix_kernel else 2)
     if kernel is _narrow_kernel:
         return Tile(warps, COLUMNS=pixels)
     rows = min(rows, pixels)
