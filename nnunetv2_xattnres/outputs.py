@@ -79,19 +79,28 @@ def replaced_folder(output: Path) -> Iterator[Path]:
     try:
         new.mkdir(parents=True)
         yield new
-        if output.exists():
-            output.rename(former)
-        try:
-            new.rename(output)
-        except OSError:
-            if former.exists():
-                former.rename(output)
-            raise
+        take_place(new, output, former)
     except OSError as error:
         raise InputError(f"{output} cannot be written ({error.strerror or error}).") from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(former, ignore_errors=True)
+
+
+def take_place(new: Path, output: Path, former: Path) -> None:
+    """Rename the folder ``new`` to ``output``, and ``output`` to ``former`` before, where it exists.
+
+    Raises:
+        OSError: the system refuses. ``output`` is then as before.
+    """
+    if output.exists():
+        output.rename(former)
+    try:
+        new.rename(output)
+    except OSError:
+        if former.exists():
+            former.rename(output)
+        raise
 
 
 def replace_file(source: Path, target: Path) -> None:

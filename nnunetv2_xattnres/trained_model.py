@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.nnunet_layout import DATASET_JSON, FINAL, PLANS_JSON, RESULTS, variable_folder
-from nnunetv2_xattnres.system import check_device
+from nnunetv2_xattnres.system import check_device, environment_variable
 from nnunetv2_xattnres.untrusted import check_model_files
 
 ALL_FOLDS = ("0", "1", "2", "3", "4")
@@ -89,7 +88,7 @@ def load_predictor(
     import torch
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-    with silent(), _environment("nnUNet_compile", "f"):
+    with silent(), environment_variable("nnUNet_compile", "f"):
         predictor = nnUNetPredictor(
             tile_step_size=step_size, use_mirroring=mirroring, device=torch.device(device), allow_tqdm=False
         )
@@ -110,16 +109,3 @@ def silent() -> Iterator[None]:
     """Without nnU-Net's notes on the terminal."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield
-
-
-@contextlib.contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before

@@ -26,13 +26,13 @@ from nnunetv2_xattnres.outputs import replace_file
 from nnunetv2_xattnres.plans.architecture import architecture_of
 from nnunetv2_xattnres.plans.files import refuse_foreign_weights
 from nnunetv2_xattnres.plans.splits import check_fold, make_splits_if_missing
+from nnunetv2_xattnres.system import environment_variable
 from nnunetv2_xattnres.trainers.checkpoints import usable_checkpoint
 from nnunetv2_xattnres.trainers.routing_log import RoutingLog
 from nnunetv2_xattnres.trainers.seeding import (
     SEED_VARIABLE,
     Purpose,
     RepeatableLoader,
-    environment_variable,
     in_processes,
     seed_everything,
     seed_of_environment,

@@ -57,20 +57,6 @@ def _seed_on_the_cpu(key: tuple[int, ...]) -> int:
 
 
 @contextmanager
-def environment_variable(name: str, value: str) -> Iterator[None]:
-    """Set an environment variable within a block."""
-    former = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if former is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = former
-
-
-@contextmanager
 def _generators_kept() -> Iterator[None]:
     """Restore the CPU's generators after a block: the network draws from them as well, for example for dropout."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()

@@ -13,6 +13,7 @@ from nnunetv2_xattnres.ablation.report.page import Page, describe
 from nnunetv2_xattnres.ablation.report.panels import Panel, make_panels
 from nnunetv2_xattnres.ablation.report.results import Results, load_results
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.outputs import take_place
 from nnunetv2_xattnres.visualization.pages import render_page
 from nnunetv2_xattnres.visualization.svg import standalone
 
@@ -78,14 +79,7 @@ def _write(folder: Path, results: Results, page: Page, panels: list[Panel]) -> N
 def _replace(new: Path, output: Path) -> None:
     """Replace the old report by the new one; if that fails, the old one stays."""
     former = new.with_name(f"{new.name}.former")
-    if output.exists():
-        output.rename(former)
-    try:
-        new.rename(output)
-    except OSError:
-        if former.exists():
-            former.rename(output)
-        raise
+    take_place(new, output, former)
     shutil.rmtree(former, ignore_errors=True)
 
 
