@@ -6,7 +6,7 @@ Nothing here imports torch: commands list these names before they need it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -39,6 +39,7 @@ class Variant:
         studies: Key of each study that compares it, and its labels there.
         query_init: Initialisation of the queries.
         stock_start: Whether it starts as the network without XAttnRes, which the paper does not have.
+        width: Factor on the channels of every stage, of the networks that nnU-Net plans.
     """
 
     key: str
@@ -50,6 +51,7 @@ class Variant:
     studies: Mapping[str, Labels]
     query_init: str = "zero"
     stock_start: bool = False
+    width: float = 1.0
 
     @property
     def has_own_init(self) -> bool:
@@ -65,6 +67,10 @@ class Variant:
         if self.stock_start:
             found["stock_start"] = True
         return found
+
+    def widen(self, channels: Sequence[int]) -> list[int]:
+        """Channels per stage times :attr:`width`, as multiples of 16: with others, convolutions are slow."""
+        return list(channels) if self.width == 1 else [max(16, 16 * round(each * self.width / 16)) for each in channels]
 
 
 @dataclass(frozen=True)
@@ -126,13 +132,15 @@ class Network:
     @property
     def variants(self) -> list[str]:
         """The variants that differ from one another in this network, in the catalogue's order."""
+        # the width of nnU-Net's own networks is a list in the plans
+        there = {key: variant for key, variant in VARIANTS.items() if self.stock or variant.width == 1}
         if not self.places:
-            return [key for key, variant in VARIANTS.items() if variant.skip_connections and not reads(variant)]
+            return [key for key, variant in there.items() if variant.skip_connections and not reads(variant)]
         # without XAttnRes in the encoder, a variant whose two halves differ would repeat one whose halves do not
-        alike = {key: variant for key, variant in VARIANTS.items() if variant.encoder == variant.decoder}
+        alike = {key: variant for key, variant in there.items() if variant.encoder == variant.decoder}
         if self.replaces:
             return [key for key, each in alike.items() if each.skip_connections != each.decoder]
-        return list(VARIANTS if "encoder" in self.places else alike)
+        return list(there if "encoder" in self.places else alike)
 
 
 @dataclass(frozen=True)
@@ -189,7 +197,10 @@ def _by_key(*entries: Any) -> dict[str, Any]:
 
 # fmt: off
 VARIANTS: dict[str, Variant] = _by_key(
-    Variant("baseline", True, False, False, "baseline", GREY, {"skip": Labels("baseline", "baseline")}),
+    Variant("baseline", True, False, False, "baseline", GREY,
+            {"skip": Labels("baseline", "baseline"), "cost": Labels("baseline", "baseline")}),
+    Variant("baseline_wide", True, False, False, "wider baseline", "#56B4E9",
+            {"cost": Labels("wider baseline", "wider")}, width=1.2),
     Variant("noskip", False, False, False, "no skip", "#D55E00",
             {"skip": Labels("no skip", "no skip"), "position": Labels("None", "none")}),
     Variant("encoder", False, True, False, "encoder only", "#CC79A7", {"position": Labels("Encoder only", "encoder")}),
@@ -197,7 +208,8 @@ VARIANTS: dict[str, Variant] = _by_key(
     Variant("replace", False, True, True, "replace", "#009E73",
             {"skip": Labels("replace", "replace"), "position": Labels("Full (enc. + dec.)", "full")}),
     Variant("both", True, True, True, "both", "#2f86d1",
-            {"skip": Labels("both", "both"), "init": Labels("Zero", "zero"), "start": Labels("Average", "average")}),
+            {"skip": Labels("both", "both"), "init": Labels("Zero", "zero"), "start": Labels("Average", "average"),
+             "cost": Labels("both", "both")}),
     Variant("init_random", True, True, True, "both, random init", "#D55E00",
             {"init": Labels("Random", "random")}, "random"),
     Variant("init_kaiming", True, True, True, "both, Kaiming init", "#CC79A7",
@@ -290,6 +302,8 @@ STUDIES: dict[str, Study] = _by_key(
           "Position", (4,)),
     Study("init", "both", "Pseudo-query initialisation (the paper's Table 5)", "query initialisation",
           "Initialisation", (5,)),
+    Study("cost", "baseline_wide", "XAttnRes and a wider baseline of similar cost (not in the paper)", "similar cost",
+          "Model", ()),
     Study("start", "both", "Start: average or stock network (not in the paper)", "start", "Start", ()),
     Study(
         "backbone", "baseline", "Skip connections and XAttnRes (the paper's Table 3)", "skip connections", "Model",
@@ -310,8 +324,8 @@ STUDIES: dict[str, Study] = _by_key(
 
 
 def routings() -> dict[str, dict[str, Any]]:
-    """Name to ``routing`` of the variants that differ in more than the initialisation: Tables 3 and 4."""
-    return {key: variant.routing for key, variant in VARIANTS.items() if not variant.has_own_init}
+    """Name to ``routing`` of the variants that differ in more than the initialisation or the width: Tables 3 and 4."""
+    return {key: each.routing for key, each in VARIANTS.items() if not each.has_own_init and each.width == 1}
 
 
 def network_of_class(path: str) -> Network | None:

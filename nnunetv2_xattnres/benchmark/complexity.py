@@ -27,9 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--channels", type=int, default=3, metavar="N", help="input channels (default: 3)")
     parser.add_argument("--classes", type=int, default=1, metavar="N", help="output channels (default: 1)")
-    for option, names in (("network", list(NETWORKS)), ("routing", list(routings()))):
-        text = f"{option}s: {', '.join(names)} (default: all)"
-        parser.add_argument(f"--{option}", nargs="+", choices=names, default=names, metavar=option.upper(), help=text)
+    networks, names = list(NETWORKS), [key for key, variant in VARIANTS.items() if not variant.has_own_init]
+    for option, choices, default in (("network", networks, networks), ("routing", names, list(routings()))):
+        left_out = f" but {', '.join(sorted({*choices} - {*default}))}" if default != choices else ""
+        parser.add_argument(
+            f"--{option}", nargs="+", choices=choices, default=default, metavar=option.upper(),
+            help=f"{option}s: {', '.join(choices)} (default: all{left_out})",
+        )  # fmt: skip
     text = "encoder of the networks that can have it: pvt_v2_b0 to pvt_v2_b5 (default: pvt_v2_b2)"
     parser.add_argument("--encoder", metavar="NAME", help=text)
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
@@ -119,6 +123,7 @@ def builder(
     if entry.stock:
         kwargs = {"input_channels": channels, "num_classes": classes, "deep_supervision": False}
         kwargs.update(unet_kwargs(size, residual="Residual" in entry.stock))
+        kwargs["features_per_stage"] = VARIANTS[routing].widen(kwargs["features_per_stage"])
     else:
         kwargs = {"encoder": encoder} if encoder in entry.encoders else {}
         if entry.takes_image_size:
@@ -153,7 +158,7 @@ def print_table(rows: Sequence[dict[str, Any]], args: argparse.Namespace) -> Non
     """The rows as a table of at most 100 columns."""
     size = "x".join(map(str, args.size))
     print(f"Input {args.channels} x {size}, {args.classes} output channel(s), batch 1, float32\n")
-    print(f"{'':24}{'parameters (M)':>16}{'MACs (G)':>17}{'activations':>14}   paper: M, G")
+    print(f"{'':{15 + _width(rows)}}{'parameters (M)':>16}{'MACs (G)':>17}{'activations':>14}   paper: M, G")
     for line in _lines(rows):
         print(line.rstrip())
     print(
@@ -187,7 +192,12 @@ def _lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
         if paper:
             beside = "   " + _figure(paper["parameters"], 1e6, paper["parameters_over_baseline"])
             beside += ", " + _figure(paper["macs"], 1e9, paper["macs_over_baseline"])
-        yield f"{name:15}{row['routing']:9}{parameters:>16}{macs:>17}{memory:>14}{beside}"
+        yield f"{name:15}{row['routing']:{_width(rows)}}{parameters:>16}{macs:>17}{memory:>14}{beside}"
+
+
+def _width(rows: Sequence[dict[str, Any]]) -> int:
+    """Characters of the column of routings."""
+    return max(9, *(1 + len(row["routing"]) for row in rows))
 
 
 def _figure(value: int, unit: float, over: int | None) -> str:

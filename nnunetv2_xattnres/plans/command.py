@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--study", nargs="+", default=["all"], metavar="STUDY",
-        help=f"studies: {', '.join(STUDIES)} or all, which leaves out start and table2; backbone and table2 have "
-        "networks of their own (default: all)",
+        help=f"studies: {', '.join(STUDIES)} or all, which leaves out those that the paper does not have and "
+        "table2; backbone and table2 have networks of their own (default: all)",
     )  # fmt: skip
     parser.add_argument(
         "--encoder", metavar="NAME",

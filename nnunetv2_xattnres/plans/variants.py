@@ -64,6 +64,7 @@ def architecture(
         entry = deepcopy(parent["architecture"])
         entry["network_class_name"] = asked.class_name
         entry["arch_kwargs"].update(routing)
+        entry["arch_kwargs"]["features_per_stage"] = VARIANTS[variant].widen(entry["arch_kwargs"]["features_per_stage"])
         return entry
     kwargs: dict[str, Any] = {}
     if asked.encoder:

@@ -8,7 +8,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_xattnres.architectures.routing import Routing
-from nnunetv2_xattnres.catalogue import STUDIES, routings
+from nnunetv2_xattnres.catalogue import STUDIES, VARIANTS, routings
 from nnunetv2_xattnres.cli import main
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.plans.files import save_plans
@@ -162,6 +162,17 @@ def test_regions_are_known_to_reverse_attention(folder):
     file.write_text(json.dumps(description))
     write_plans(11, networks=["pranet"], studies=["table2"], encoder_weights=None)
     assert load(folder)["configurations"]["2d_pranet_baseline"]["architecture"]["arch_kwargs"]["regions"] is True
+
+
+def test_a_wider_baseline_is_the_stock_network_with_more_channels(folder):
+    cells = write_plans(11, studies=["cost"])
+    assert list(cells) == ["2d_baseline", "2d_baseline_wide", "2d_both"]
+    kwargs = {name: load(folder)["configurations"][name]["architecture"]["arch_kwargs"] for name in cells}
+    widths = {name: each.pop("features_per_stage") for name, each in kwargs.items()}
+    assert kwargs["2d_baseline"] == kwargs["2d_baseline_wide"] and widths["2d_baseline"] == widths["2d_both"]
+    assert sum(widths["2d_baseline_wide"]) > sum(widths["2d_baseline"])
+    assert all(width % 16 == 0 for width in widths["2d_baseline_wide"])
+    assert VARIANTS["baseline_wide"].widen([32, 64, 128, 256, 512]) == [32, 80, 160, 304, 608]
 
 
 def test_3d_has_the_networks_that_exist_there(folder):
