@@ -151,3 +151,4 @@ BASES = {
         quarter_turns_and_flips=False,
     ),
 }
+IMAGE_SIZES = {"synapse": 224, "binary": 352}  # height and width to which the paper resizes

@@ -1,7 +1,7 @@
 """The content of a report, before it is written as a page or as Markdown."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from nnunetv2_xattnres import __version__
@@ -9,6 +9,7 @@ from nnunetv2_xattnres.ablation.report import text
 from nnunetv2_xattnres.ablation.report.figures import Figure, bar_figures, curve_figures
 from nnunetv2_xattnres.ablation.report.panels import Panel, legend
 from nnunetv2_xattnres.ablation.report.results import Results
+from nnunetv2_xattnres.ablation.report.scale import LABEL, SCALED_DOWN, departures
 from nnunetv2_xattnres.ablation.report.tables import Table, all_tables
 from nnunetv2_xattnres.visualization.overlay import data_uri
 
@@ -81,19 +82,28 @@ def describe(results: Results, panels: list[Panel], problems: list[str]) -> Page
     """The page of a study; ``problems`` has a line per picture that could not be made."""
     missing_summary, missing = text.missing(results)
     facts, warnings = text.facts(results)
+    departed, smaller = departures(results)
+    if departed:
+        facts.append(("Other than the paper's recipe", "; ".join(departed)))
+    label = f", {LABEL}" if smaller else ""
+    tables = all_tables(results) if results.complete else []
+    figures = [
+        [figure._replace(caption=f"{LABEL.capitalize()}. {figure.caption}") if smaller else figure for figure in kind]
+        for kind in (bar_figures(results), curve_figures(results))
+    ]
     return Page(
-        title=f"Ablation study on {results.study.dataset}",
+        title=f"Ablation study on {results.study.dataset}{label}",
         subtitle=text.subtitle(results),
         missing_summary=missing_summary,
         missing=missing,
         findings=text.findings(results),
-        cautions=text.cautions(results),
-        tables=all_tables(results) if results.complete else [],
-        bars=bar_figures(results),
+        cautions=[SCALED_DOWN] * smaller + text.cautions(results),
+        tables=[replace(table, title=table.title + label) for table in tables],
+        bars=figures[0],
         panels=[_page_panel(panel, index) for index, panel in enumerate(panels)],
         panel_problems=problems,
         panel_rule=legend(results) if panels else "",
-        curves=curve_figures(results),
+        curves=figures[1],
         facts=facts,
         fact_warnings=warnings,
         cells=text.cell_rows(results),

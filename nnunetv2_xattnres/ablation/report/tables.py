@@ -53,25 +53,32 @@ def main_table(results: Results) -> Table:
     dataset = paper_dataset(results.study.dataset)
     metrics = [metric for metric in ORDER if metric in results.metrics]
     headings = [CATALOGUE[metric].heading(results.unit) for metric in metrics]
-    header = ["Method", *headings, *[f"{label} Dice %" for label in classes], "seeds"]
+    hours = _hours(results)
+    last = [*["hours"] * bool(hours), "seeds"]
+    header = ["Method", *headings, *[f"{label} Dice %" for label in classes], *last]
     rows = []
     for item in sorted(results.configurations, key=lambda item: results.networks.index(item.network)):
         cells = [_mean_sd(item, metric) for metric in metrics]
         for index in range(len(classes)):
             cells.append(mean_sd(spread(item.scores["dice"][:, :, index : index + 1]) if item.seeds else None, 100))
+        cells += [plain(hours.get(item.name))] * bool(hours)
         rows.append(Row("ours", [item.title, *cells, seed_text(item)]))
         paper = paper_score(dataset, item.network, item.variant)
         if paper is not None:
             values = [plain(getattr(paper, metric, None)) for metric in metrics]
             values += [plain(paper_class(paper, label)) for label in classes]
-            rows.append(Row("paper", ["paper", *values, ""]))
+            rows.append(Row("paper", ["paper", *values, *[""] * len(last)]))
         base = results.find(item.network, "baseline")
         if item.variant == "both" and base is not None and item.seeds:
-            rows.append(_delta_row(results, base, item, metrics, len(classes)))
+            cells = _delta_cells(results, base, item, metrics, len(classes))
+            rows.append(Row("delta", ["Δ to baseline", *cells, *[""] * len(last)]))
     title = "Main results" + (
         " (the paper's Table 1)" if dataset == "Synapse" else " (the paper's Table 2)" * bool(dataset)
     )
     notes = [] if dataset is None else [_paper_note(results, dataset)]
+    if hours:
+        devices = ", ".join(dict.fromkeys(str(item.record.get("device", MISSING)) for item in results.complete))
+        notes.append(f"Hours: of one cell (training, prediction, scores), mean over cells, on {devices}.")
     return Table("main", title, header, rows, notes + _distance_notes(results))
 
 
@@ -160,6 +167,15 @@ def _first_cells(study: Study, item: Configuration, several: bool) -> list[str]:
     return [f"{name}: " * several + study.variants[item.variant].row]
 
 
+def _hours(results: Results) -> dict[str, float]:
+    """Mean hours of a configuration's complete cells, by the configuration's name."""
+    found: dict[str, list[float]] = {}
+    for item in results.complete:
+        if item.record.get("hours") is not None:
+            found.setdefault(item.cell.configuration, []).append(item.record["hours"])
+    return {name: sum(hours) / len(hours) for name, hours in found.items()}
+
+
 def _difference_cells(results: Results, item: Configuration, base_variant: str) -> list[str]:
     if item.variant == base_variant:
         return [MISSING, MISSING, ""]
@@ -184,10 +200,11 @@ def _distance_notes(results: Results) -> list[str]:
     return [text + ", ".join(found) + " (over all seeds, cases and classes). Δ leaves such a case out on both sides."]
 
 
-def _delta_row(results: Results, base: Configuration, item: Configuration, metrics: Sequence[str], classes: int) -> Row:
+def _delta_cells(
+    results: Results, base: Configuration, item: Configuration, metrics: Sequence[str], classes: int
+) -> list[str]:
     cells = [signed(results.compare(base, item, metric).value, CATALOGUE[metric].scale) for metric in metrics]
-    cells += [signed(results.compare(base, item, "dice", index).value, 100) for index in range(classes)]
-    return Row("delta", ["Δ to baseline", *cells, ""])
+    return cells + [signed(results.compare(base, item, "dice", index).value, 100) for index in range(classes)]
 
 
 def _paper_note(results: Results, dataset: str) -> str:
