@@ -68,9 +68,9 @@ class Variant:
             found["stock_start"] = True
         return found
 
-    def widen(self, channels: Sequence[int]) -> list[int]:
+    def widen(self, channels: Sequence[int]) -> Sequence[int]:
         """Channels per stage times :attr:`width`, as multiples of 16: with others, convolutions are slow."""
-        return list(channels) if self.width == 1 else [max(16, 16 * round(each * self.width / 16)) for each in channels]
+        return channels if self.width == 1 else [max(16, 16 * round(each * self.width / 16)) for each in channels]
 
 
 @dataclass(frozen=True)

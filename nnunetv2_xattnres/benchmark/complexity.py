@@ -158,8 +158,9 @@ def print_table(rows: Sequence[dict[str, Any]], args: argparse.Namespace) -> Non
     """The rows as a table of at most 100 columns."""
     size = "x".join(map(str, args.size))
     print(f"Input {args.channels} x {size}, {args.classes} output channel(s), batch 1, float32\n")
-    print(f"{'':{15 + _width(rows)}}{'parameters (M)':>16}{'MACs (G)':>17}{'activations':>14}   paper: M, G")
-    for line in _lines(rows):
+    width = max([9, *(1 + len(row["routing"]) for row in rows)])
+    print(f"{'':{15 + width}}{'parameters (M)':>16}{'MACs (G)':>17}{'activations':>14}   paper: M, G")
+    for line in _lines(rows, width):
         print(line.rstrip())
     print(
         "\nIn brackets: over the baseline of the same network. MACs: multiply-accumulates of convolutions,"
@@ -170,8 +171,8 @@ def print_table(rows: Sequence[dict[str, Any]], args: argparse.Namespace) -> Non
         print(f"{', '.join(extended)}: nnU-Net's own networks as it plans them for this patch size.")
 
 
-def _lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Networks with several rows stand apart."""
+def _lines(rows: Sequence[dict[str, Any]], width: int) -> Iterator[str]:
+    """Networks with several rows stand apart; ``width``: of the column of routings."""
     previous, alone = None, True
     for index, row in enumerate(rows):
         first = row["network"] != previous
@@ -192,12 +193,7 @@ def _lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
         if paper:
             beside = "   " + _figure(paper["parameters"], 1e6, paper["parameters_over_baseline"])
             beside += ", " + _figure(paper["macs"], 1e9, paper["macs_over_baseline"])
-        yield f"{name:15}{row['routing']:{_width(rows)}}{parameters:>16}{macs:>17}{memory:>14}{beside}"
-
-
-def _width(rows: Sequence[dict[str, Any]]) -> int:
-    """Characters of the column of routings."""
-    return max(9, *(1 + len(row["routing"]) for row in rows))
+        yield f"{name:15}{row['routing']:{width}}{parameters:>16}{macs:>17}{memory:>14}{beside}"
 
 
 def _figure(value: int, unit: float, over: int | None) -> str:

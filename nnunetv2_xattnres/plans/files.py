@@ -16,6 +16,7 @@ from nnunetv2_xattnres.untrusted import check_architecture
 VARIANT_PLANS = "nnUNetXAttnResPlans"  # default name of the plans with the variants
 OWN_KEY = "xattnres"  # our entry in such plans
 PRETRAIN_KEY = "pretrain_info"  # of plans for weights that nnssl has pretrained
+RECIPE_KEY = "paper_recipe"  # in a configuration: the paper's recipe, or changes to it
 FORMAT = 1
 
 

@@ -22,12 +22,13 @@ from nnunetv2_xattnres.catalogue import Network, network_of_class
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.nnunet_layout import BEST, EPOCH_KEY, FINAL, WEIGHTS_KEY
 from nnunetv2_xattnres.outputs import replace_file
+from nnunetv2_xattnres.plans.files import RECIPE_KEY
 from nnunetv2_xattnres.trainers.augmentation import paper_transforms
 from nnunetv2_xattnres.trainers.base import PluginTrainer
 from nnunetv2_xattnres.trainers.emcad import nnUNetTrainer_EMCAD
 from nnunetv2_xattnres.trainers.losses import SubsetLoss, SumLoss, WeightedBCEIoULoss
 from nnunetv2_xattnres.trainers.multiscale import forward_at_scale
-from nnunetv2_xattnres.trainers.recipe import KEY, Recipe
+from nnunetv2_xattnres.trainers.recipe import Recipe
 from nnunetv2_xattnres.trainers.seeding import Purpose, seed_of_environment
 from nnunetv2_xattnres.trainers.validation import mean_dice, pixel_counts
 from nnunetv2_xattnres.trainers.whole_images import Share, WholeImageLoader
@@ -57,10 +58,10 @@ class PaperRecipe(PluginTrainer):
                 "choose a 2d configuration, or nnU-Net's recipe with -tr nnUNetTrainer_XAttnRes"
             )
         count = len(labels.foreground_regions if labels.has_regions else labels.foreground_labels)
-        self.recipe_overrides = dict(found.get(KEY) or {})
+        self.recipe_overrides = dict(found.get(RECIPE_KEY) or {})
         self.recipe = Recipe.choose(count, self.recipe_overrides, configuration)
         plans["configurations"][configuration].update(
-            {KEY: self.recipe.to_json(), "batch_size": self.recipe.batch_size}
+            {RECIPE_KEY: self.recipe.to_json(), "batch_size": self.recipe.batch_size}
         )
         return super().adapt_plans(plans, configuration, dataset_json)
 

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.plans.files import RECIPE_KEY as KEY
 
-KEY = "paper_recipe"
 LOSSES = ("ce_dice", "weighted_bce_iou")
 CLIPPING = ("value", "norm")
 

@@ -7,7 +7,8 @@ from report_study import make_study
 
 from nnunetv2_xattnres.ablation.report import write_report
 from nnunetv2_xattnres.ablation.study import Study
-from nnunetv2_xattnres.trainers.recipe import KEY, Recipe
+from nnunetv2_xattnres.plans.files import RECIPE_KEY as KEY
+from nnunetv2_xattnres.trainers.recipe import Recipe
 
 
 def report(folder, overrides, size):

@@ -7,7 +7,7 @@ from nnunetv2_xattnres.ablation.observe import Observation
 from nnunetv2_xattnres.ablation.report.results import Results
 from nnunetv2_xattnres.json_files import read_object
 from nnunetv2_xattnres.nnunet_layout import PLANS_JSON
-from nnunetv2_xattnres.plans.files import resolve
+from nnunetv2_xattnres.plans.files import RECIPE_KEY, resolve
 
 LABEL = "scaled-down run"
 SCALED_DOWN = (
@@ -23,15 +23,15 @@ def departures(results: Results) -> tuple[list[str], bool]:
         A line per value, such as ``epochs: 30 (the paper: 200)``, and whether epochs or iterations are fewer, or images
         are smaller by a tenth or more.
     """
-    from nnunetv2_xattnres.trainers.recipe import BASES, IMAGE_SIZES, KEY  # imports torch, which takes seconds
-
     lines: dict[str, None] = {}
     smaller = False
     for item in results.complete:
         configuration = _configuration(results, item)
-        if KEY not in configuration:
+        if RECIPE_KEY not in configuration:
             continue
-        trained, size = configuration[KEY], _image_size(configuration)
+        from nnunetv2_xattnres.trainers.recipe import BASES, IMAGE_SIZES  # imports torch, which takes seconds
+
+        trained, size = configuration[RECIPE_KEY], _image_size(configuration)
         paper, paper_size = BASES[trained["base"]].to_json(), [IMAGE_SIZES[trained["base"]]] * 2
         for name, value in paper.items():
             if trained.get(name, value) != value:
