@@ -2,6 +2,9 @@
 
 The compiler sees one node per reader, and autocast has no say inside. Nothing but the inputs is kept for the backward
 pass. Schemas are strings, which every supported torch reads alike.
+
+``torch.autograd.Function`` joins an operator and its gradient. ``torch.library.register_autograd`` does the same, but
+takes longer on the host than a GPU takes for a small reader.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 Forward = Callable[[Sequence[Tensor], Sequence[Tensor], Tensor, float], Tensor]
 Backward = Callable[[Tensor, Sequence[Tensor], Sequence[Tensor], Tensor, float], list[Tensor]]
@@ -19,7 +23,7 @@ _INPUTS = "Tensor[] features, Tensor[] weights, Tensor query, float eps"
 
 
 def define_mix(name: str, forward: Forward, backward: Backward, *, device: str = "default") -> Forward:
-    """Register ``xattnres::mix_NAME`` and its gradient.
+    """Register ``xattnres::mix_NAME`` and ``xattnres::mix_NAME_backward``.
 
     Args:
         name: Of the form, such as ``cuda``.
@@ -33,7 +37,7 @@ def define_mix(name: str, forward: Forward, backward: Backward, *, device: str =
         device: The only device type that the functions know, such as ``cpu``; all by default.
 
     Returns:
-        The operator, to be called like ``forward``.
+        The operator with its gradient, to be called like ``forward``.
     """
 
     def like_output(features: Sequence[Tensor], weights: Sequence[Tensor], query: Tensor, eps: float) -> Tensor:
@@ -44,23 +48,33 @@ def define_mix(name: str, forward: Forward, backward: Backward, *, device: str =
     ) -> list[Tensor]:
         return [torch.empty_like(tensor) for tensor in (query, *features, *weights)]
 
-    def save(ctx: Any, inputs: tuple[Sequence[Tensor], Sequence[Tensor], Tensor, float], output: Tensor) -> None:
-        features, weights, query, ctx.eps = inputs
-        ctx.count = len(features)
-        ctx.save_for_backward(query, *features, *weights)
-
-    def differentiate(ctx: Any, grad: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor, None]:
-        query, *tensors = ctx.saved_tensors
-        features, weights = tensors[: ctx.count], tensors[ctx.count :]
-        of_query, *gradients = gradient_of(grad, features, weights, query, ctx.eps)
-        return gradients[: ctx.count], gradients[ctx.count :], of_query, None
-
-    mixture = _define(f"mix_{name}", f"({_INPUTS}) -> Tensor", forward, like_output, device)
+    operator = _define(f"mix_{name}", f"({_INPUTS}) -> Tensor", forward, like_output, device)
     gradient_of = _define(
         f"mix_{name}_backward", f"(Tensor grad, {_INPUTS}) -> Tensor[]", backward, like_inputs, device
     )
-    torch.library.register_autograd(f"xattnres::mix_{name}", differentiate, setup_context=save)
-    return mixture
+
+    class Mixture(torch.autograd.Function):
+        """The operator with its gradient. Tensors are ``query``, then ``count`` features, then weights."""
+
+        @staticmethod
+        def forward(count: int, eps: float, query: Tensor, *tensors: Tensor) -> Tensor:
+            return operator(tensors[:count], tensors[count:], query, eps)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+            ctx.count, ctx.eps, *tensors = inputs
+            ctx.save_for_backward(*tensors)
+
+        @staticmethod
+        @once_differentiable
+        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+            query, *tensors = ctx.saved_tensors
+            return None, None, *gradient_of(grad, tensors[: ctx.count], tensors[ctx.count :], query, ctx.eps)
+
+    def mix(features: Sequence[Tensor], weights: Sequence[Tensor], query: Tensor, eps: float) -> Tensor:
+        return Mixture.apply(len(features), eps, query, *features, *weights)
+
+    return mix
 
 
 def define_max_pool(
@@ -70,7 +84,7 @@ def define_max_pool(
     *,
     device: str = "default",
 ) -> Callable[[Tensor, Sequence[int]], Tensor]:
-    """Register ``xattnres::max_pool_NAME`` and its gradient.
+    """Register ``xattnres::max_pool_NAME`` and ``xattnres::max_pool_NAME_backward``.
 
     Args:
         name: Of the form.
@@ -86,18 +100,28 @@ def define_max_pool(
     def like_input(feature: Tensor, grad: Tensor) -> Tensor:
         return torch.empty_like(feature)
 
-    def save(ctx: Any, inputs: tuple[Tensor, Sequence[int]], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0])
-
-    def differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return gradient_of(*ctx.saved_tensors, grad), None
-
-    pool = _define(f"max_pool_{name}", "(Tensor feature, SymInt[] size) -> Tensor", forward, like_output, device)
+    operator = _define(f"max_pool_{name}", "(Tensor feature, SymInt[] size) -> Tensor", forward, like_output, device)
     gradient_of = _define(
         f"max_pool_{name}_backward", "(Tensor feature, Tensor grad) -> Tensor", backward, like_input, device
     )
-    torch.library.register_autograd(f"xattnres::max_pool_{name}", differentiate, setup_context=save)
-    return pool
+
+    class Pooling(torch.autograd.Function):
+        """The operator with its gradient."""
+
+        @staticmethod
+        def forward(feature: Tensor, size: Sequence[int]) -> Tensor:
+            return operator(feature, size)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Tensor, Sequence[int]], output: Tensor) -> None:
+            ctx.save_for_backward(inputs[0])
+
+        @staticmethod
+        @once_differentiable
+        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+            return gradient_of(*ctx.saved_tensors, grad), None
+
+    return Pooling.apply
 
 
 def memory_format_of(x: Tensor) -> torch.memory_format:
@@ -119,6 +143,8 @@ def _define(
 
     def without_autocast(*arguments: Any) -> Any:
         first = arguments[0] if isinstance(arguments[0], Tensor) else arguments[0][0]
+        if not torch.is_autocast_enabled(first.device.type):
+            return function(*arguments)
         with torch.autocast(first.device.type, enabled=False):  # it would change the dtype of products
             return function(*arguments)
 

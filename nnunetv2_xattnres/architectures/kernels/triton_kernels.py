@@ -6,8 +6,11 @@ pixels next to each output pixel. Such entries lie in memory with the channels o
 ``[B, h, MIDDLE, w, C]``. Entries of full size, the output, and all gradients may also be contiguous, with the channels
 outside.
 
-Three rules keep the kernels fast:
+Arithmetic is what limits them, not memory: each value of the output needs four of every smaller entry. So:
 
+* A program works on two rows of the output, which lie between the same two rows of an entry wherever the ratio of
+  sizes is even: these are loaded, and interpolated along lines, once.
+* No divisions of whole numbers, no masks where all that is read exists, and places of 32 bits within an image.
 * The entries are a loop, not an unrolled sequence, so that no entry is loaded ahead and nothing spills. Therefore the
   addresses of the entries come from a table in device memory.
 * A program holds all channels of a few pixels. So sums over channels stay within a few threads.
@@ -20,202 +23,289 @@ Three rules keep the kernels fast:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from nnunetv2_xattnres.architectures.kernels.triton_launch import Tile, _entry, launch
+from nnunetv2_xattnres.architectures.kernels.triton_launch import ALIGNMENT, Tile, _entry, ceil_div, launch
 
 
 @triton.jit
-def _channels(C: tl.constexpr, BLOCK_C: tl.constexpr):
-    channel = tl.arange(0, BLOCK_C)
-    return channel[None, :], (channel < C)[None, :]
+def _columns(R, W, COLUMNS: tl.constexpr, CHANNELS_LAST: tl.constexpr):
+    """Columns of a program's pixels, which of them exist, and their line and place in it."""
+    column = tl.program_id(0) % tl.cdiv(R, COLUMNS) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = column < R
+    existing = tl.minimum(column, R - 1)  # so that what is read needs no mask
+    return existing if CHANNELS_LAST else column, inside, existing // W, existing % W
 
 
 @triton.jit
-def _tile(H, R, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Rows and columns of a program's pixels, and which of them exist."""
-    pixel = tl.arange(0, ROWS * COLUMNS)
-    across = tl.cdiv(R, COLUMNS)
-    row = tl.program_id(0) // across * ROWS + pixel // COLUMNS
-    column = tl.program_id(0) % across * COLUMNS + pixel % COLUMNS
-    return row, column, (row < H) & (column < R)
+def _image(pointer, elements):
+    """Where the program's image begins, in 64 bits, which large volumes need. Places within it have 32."""
+    return pointer + tl.program_id(1).to(tl.int64) * elements
 
 
 @triton.jit
-def _offsets(row, column, channel, height, R, C: tl.constexpr, CHANNELS_LAST: tl.constexpr):
-    """Where pixels of the program's image lie, ``[pixels, BLOCK_C]``, in 64 bits, which large volumes need."""
-    image = tl.program_id(1).to(tl.int64)
+def _places(row, column, height, R, C: tl.constexpr, BLOCK_C: tl.constexpr, CHANNELS_LAST: tl.constexpr):
+    """Where the pixels of a row of an image lie, ``[columns, BLOCK_C]``."""
+    channel = tl.arange(0, BLOCK_C)[None, :]
     if CHANNELS_LAST:
-        return (((image * height + row) * R + column) * C)[:, None] + channel
-    return (row * R + column)[:, None] + (image * C + channel) * (height * R)
+        return ((row * R + column) * C)[:, None] + channel
+    return (row * R + column)[:, None] + channel * (height * R)
+
+
+@triton.jit
+def _load_channels(pointers, C: tl.constexpr, BLOCK_C: tl.constexpr):
+    if C == BLOCK_C:
+        return tl.load(pointers)
+    return tl.load(pointers, mask=(tl.arange(0, BLOCK_C) < C)[None, :], other=0.0)
+
+
+@triton.jit
+def _mask(inside, C: tl.constexpr, BLOCK_C: tl.constexpr):
+    return inside[:, None] if C == BLOCK_C else inside[:, None] & (tl.arange(0, BLOCK_C) < C)[None, :]
 
 
 @triton.jit
 def _load(
-    pointer, row, column, inside, channel, present, height, R, C: tl.constexpr, LAST: tl.constexpr, dtype: tl.constexpr
-):
-    """Pixels of one image of an entry with ``height`` rows, ``[pixels, BLOCK_C]``."""
-    offsets = _offsets(row, column, channel, height, R, C, LAST)
-    return tl.load(pointer + offsets, mask=inside[:, None] & present, other=0.0).to(dtype)
+    image, row, column, inside, height, R, C: tl.constexpr, BLOCK_C: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    dtype: tl.constexpr,
+):  # fmt: skip
+    """Pixels of a row of an image of full size, ``[columns, BLOCK_C]``."""
+    places = image + _places(row, column, height, R, C, BLOCK_C, CHANNELS_LAST)
+    if CHANNELS_LAST:
+        return _load_channels(places, C, BLOCK_C).to(dtype)
+    return tl.load(places, mask=_mask(inside, C, BLOCK_C), other=0.0).to(dtype)
 
 
 @triton.jit
 def _near(index, size, target, dtype: tl.constexpr):
     """The two of ``size`` that are next to ``index`` of ``target`` (align_corners=False), and the share of the second.
 
-    The position is ``position / (2 target)``, in whole numbers and so exact.
+    The position is ``position / (2 target)``. A division of whole numbers takes longer than all else here, so the
+    quotient is estimated in floats; the rest is exact again.
     """
+    unit = 2 * target
     position = tl.maximum((2 * index + 1) * size - target, 0)
-    before = tl.minimum(position // (2 * target), size - 1)
-    return before, tl.minimum(before + 1, size - 1), (position - before * (2 * target)).to(dtype) / (2 * target)
+    before = (position.to(tl.float32) * (1.0 / unit)).to(tl.int32)
+    before = tl.where(position < before * unit, before - 1, before)
+    before = tl.where(position < (before + 1) * unit, before, before + 1)
+    before = tl.minimum(before, size - 1)
+    return before, tl.minimum(before + 1, size - 1), (position - before * unit).to(dtype) * (1.0 / unit.to(dtype))
 
 
 @triton.jit
 def _load_across(
-    pointer, row, line, before, after, far, inside, channel, present, height, width, MIDDLE, C: tl.constexpr,
-    dtype: tl.constexpr,
+    row, before, after, far, C: tl.constexpr, BLOCK_C: tl.constexpr, dtype: tl.constexpr
 ):  # fmt: skip
     """Pixels of one row of a smaller entry, interpolated along its lines."""
-    R = MIDDLE * width
-    left = _load(pointer, row, line * width + before, inside, channel, present, height, R, C, True, dtype)
-    right = _load(pointer, row, line * width + after, inside, channel, present, height, R, C, True, dtype)
+    channel = tl.arange(0, BLOCK_C)[None, :]
+    left = _load_channels(row + ((before * C)[:, None] + channel), C, BLOCK_C).to(dtype)
+    right = _load_channels(row + ((after * C)[:, None] + channel), C, BLOCK_C).to(dtype)
     return left + far[:, None] * (right - left)
 
 
 @triton.jit
 def _load_between(
-    pointer, row, column, inside, channel, present, height, width, H, MIDDLE, W, C: tl.constexpr, dtype: tl.constexpr
-):
-    """The same, interpolated along the rows as well."""
-    line = column // W
-    before, after, far = _near(column % W, width, W, dtype)
-    upper, lower, down = _near(row, height, H, dtype)
-    above = _load_across(
-        pointer, upper, line, before, after, far, inside, channel, present, height, width, MIDDLE, C, dtype
-    )
-    below = _load_across(
-        pointer, lower, line, before, after, far, inside, channel, present, height, width, MIDDLE, C, dtype
-    )
-    return above + down[:, None] * (below - above)
+    pointer, first, second, line, across, height, width, H, MIDDLE, W, C: tl.constexpr, BLOCK_C: tl.constexpr,
+    dtype: tl.constexpr,
+):  # fmt: skip
+    """The pixels of two rows of the output in a smaller entry, interpolated along lines and rows.
+
+    The rows lie between the same two of the entry where the ratio of sizes is even: these are loaded once.
+    """
+    pixels = MIDDLE * width * C
+    image = _image(pointer, height * pixels)
+    before, after, far = _near(across, width, W, dtype)
+    before += line * width
+    after += line * width
+    upper, lower, down = _near(first, height, H, dtype)
+    next_upper, next_lower, next_down = _near(second, height, H, dtype)
+    above = _load_across(image + upper * pixels, before, after, far, C, BLOCK_C, dtype)
+    below = _load_across(image + lower * pixels, before, after, far, C, BLOCK_C, dtype)
+    value = above + down * (below - above)
+    if next_upper != upper:
+        above = _load_across(image + next_upper * pixels, before, after, far, C, BLOCK_C, dtype)
+        below = _load_across(image + next_lower * pixels, before, after, far, C, BLOCK_C, dtype)
+    return value, above + next_down * (below - above)
+
+
+@triton.jit
+def _load_rows(
+    table, sizes, index, like, first, second, column, inside, line, across, H, MIDDLE, W, FULL, C: tl.constexpr,
+    BLOCK_C: tl.constexpr, CHANNELS_LAST: tl.constexpr, dtype: tl.constexpr,
+):  # fmt: skip
+    """The pixels of two rows of the output in an entry: the FULL first ones have full size."""
+    pointer = _entry(table, index, like)
+    R = MIDDLE * W
+    if index < FULL:
+        image = _image(pointer, H * R * C)
+        value = _load(image, first, column, inside, H, R, C, BLOCK_C, CHANNELS_LAST, dtype)
+        other = _load(image, second, column, inside, H, R, C, BLOCK_C, CHANNELS_LAST, dtype)
+    else:
+        size = sizes + 2 * (index - FULL)
+        value, other = _load_between(
+            pointer, first, second, line, across, tl.load(size), tl.load(size + 1), H, MIDDLE, W, C, BLOCK_C, dtype
+        )
+    return value, other
 
 
 @triton.jit
 def _attend(value, query, eps, C: tl.constexpr):
     """Logit and 1/rms per pixel (eq. 6)."""
-    rstd = 1.0 / tl.sqrt(tl.sum(value * value, 1) / C + eps)
+    rstd = tl.rsqrt(tl.sum(value * value, 1) * (1.0 / C) + eps)
     return tl.sum(value * query, 1) * rstd, rstd
+
+
+@triton.jit
+def _weigh(logit, largest, total):
+    """The softmax so far (eq. 7): largest logit, sum, the factor of what was summed before, and the new weight."""
+    ahead = logit - largest
+    small = tl.exp(-tl.abs(ahead))
+    decay = tl.where(ahead > 0, small, 1.0)
+    weight = tl.where(ahead > 0, 1.0, small)
+    return tl.maximum(largest, logit), total * decay + weight, decay, weight
 
 
 @triton.jit(do_not_specialize=["H", "FULL", "SMALL"])
 def _mix_kernel(
     table, sizes, query_ptr, out_ptr, eps, H, MIDDLE, W, FULL, SMALL,
-    C: tl.constexpr, CHANNELS_LAST: tl.constexpr, BLOCK_C: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    C: tl.constexpr, CHANNELS_LAST: tl.constexpr, BLOCK_C: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Write the mixture. ``table``: FULL entries of full size, then SMALL smaller ones of these ``sizes``."""
     R = MIDDLE * W
-    row, column, inside = _tile(H, R, ROWS, COLUMNS)
-    channel, present = _channels(C, BLOCK_C)
-    query = tl.load(query_ptr + channel, mask=present, other=0.0)
+    pair = tl.program_id(0) // tl.cdiv(R, COLUMNS)
+    first, second = tl.maximum(2 * pair - 1, 0), tl.minimum(2 * pair, H - 1)
+    column, inside, line, across = _columns(R, W, COLUMNS, CHANNELS_LAST)
+    channel = tl.arange(0, BLOCK_C)
+    query = tl.load(query_ptr + channel, mask=channel < C, other=0.0)[None, :]
     dtype: tl.constexpr = query.dtype
-    mixed = tl.zeros([ROWS * COLUMNS, BLOCK_C], dtype)
-    largest = tl.full([ROWS * COLUMNS], -float("inf"), dtype)
-    total = tl.zeros([ROWS * COLUMNS], dtype)
+    mixed = tl.zeros([COLUMNS, BLOCK_C], dtype)
+    largest = tl.full([COLUMNS], -float("inf"), dtype)
+    total = tl.zeros([COLUMNS], dtype)
+    other_mixed, other_largest, other_total = mixed, largest, total
     for index in range(FULL + SMALL):
-        pointer = _entry(table, index, out_ptr)
-        if index < FULL:
-            value = _load(pointer, row, column, inside, channel, present, H, R, C, CHANNELS_LAST, dtype)
-        else:
-            size = sizes + 2 * (index - FULL)
-            height, width = tl.load(size), tl.load(size + 1)
-            value = _load_between(pointer, row, column, inside, channel, present, height, width, H, MIDDLE, W, C, dtype)
+        value, other = _load_rows(
+            table, sizes, index, out_ptr, first, second, column, inside, line, across, H, MIDDLE, W, FULL, C, BLOCK_C,
+            CHANNELS_LAST, dtype,
+        )  # fmt: skip
         logit, _rstd = _attend(value, query, eps, C)
-        new_largest = tl.maximum(largest, logit)
-        decay = tl.exp(largest - new_largest)
-        weight = tl.exp(logit - new_largest)
+        largest, total, decay, weight = _weigh(logit, largest, total)
         mixed = mixed * decay[:, None] + value * weight[:, None]
-        total = total * decay + weight
-        largest = new_largest
-    mixed = mixed / total[:, None]
-    offsets = _offsets(row, column, channel, H, R, C, CHANNELS_LAST)
-    tl.store(out_ptr + offsets, mixed.to(out_ptr.dtype.element_ty), mask=inside[:, None] & present)
+        logit, _rstd = _attend(other, query, eps, C)
+        other_largest, other_total, decay, weight = _weigh(logit, other_largest, other_total)
+        other_mixed = other_mixed * decay[:, None] + other * weight[:, None]
+    kind: tl.constexpr = out_ptr.dtype.element_ty
+    image = _image(out_ptr, H * R * C)
+    places = image + _places(first, column, H, R, C, BLOCK_C, CHANNELS_LAST)
+    mask = _mask(inside, C, BLOCK_C)
+    tl.store(places, (mixed / total[:, None]).to(kind), mask=mask & (pair > 0))
+    places = image + _places(second, column, H, R, C, BLOCK_C, CHANNELS_LAST)
+    tl.store(places, (other_mixed / other_total[:, None]).to(kind), mask=mask & (2 * pair < H))
+
+
+@triton.jit
+def _observe(value, grad, query, eps, largest, total, mean, target, pixels, inside, C: tl.constexpr):
+    """The softmax and the mean of <G, V> with one entry more; its logit, 1/rms and <G, V> are written."""
+    logit, rstd = _attend(value, query, eps, C)
+    agreement = tl.sum(grad * value, 1)
+    tl.store(target, logit, mask=inside)
+    tl.store(target + pixels, rstd, mask=inside)
+    tl.store(target + 2 * pixels, agreement, mask=inside)
+    largest, total, decay, weight = _weigh(logit, largest, total)
+    return largest, total, mean * decay + agreement * weight
+
+
+@triton.jit
+def _shares(statistics, softmax, at, pixels, inside, C: tl.constexpr):
+    """What the gradient of an entry is per pixel: the factors of G, of q and of V."""
+    logit = tl.load(statistics + at, mask=inside, other=0.0)
+    rstd = tl.load(statistics + pixels + at, mask=inside, other=0.0)
+    agreement = tl.load(statistics + 2 * pixels + at, mask=inside, other=0.0)
+    weight = tl.exp(logit - tl.load(softmax + at, mask=inside, other=0.0))
+    along_query = weight * (agreement - tl.load(softmax + pixels + at, mask=inside, other=0.0)) * rstd
+    return weight, along_query, -along_query * logit * rstd * (1.0 / C)
 
 
 @triton.jit(do_not_specialize=["H", "FULL", "SMALL", "GRADIENTS"])
 def _gradient_kernel(
-    table, sizes, query_ptr, grad_ptr, softmax_ptr, small_ptr, partial_ptr, eps, H, MIDDLE, W, FULL, SMALL, GRADIENTS,
-    C: tl.constexpr, CHANNELS_LAST: tl.constexpr, BLOCK_C: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    table, sizes, query_ptr, grad_ptr, softmax_ptr, statistics_ptr, partial_ptr, eps, H, MIDDLE, W, FULL, SMALL,
+    GRADIENTS, C: tl.constexpr, CHANNELS_LAST: tl.constexpr, BLOCK_C: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Write the gradients of the FULL entries of full size, and what those of the smaller ones follow from.
 
     ``table`` holds the entries as in :func:`_mix_kernel`, and from GRADIENTS on their gradients in the same order.
     R is the pixels of a row. ``softmax_ptr``, ``[2, B, H R]``: the logarithm of the softmax's sum, and the mean of
-    <G, V> under its weights. ``small_ptr``, ``[SMALL, 3, B, H R]``: logit, 1/rms and <G, V>. ``partial_ptr``,
-    ``[programs, C]``: the FULL entries' part of the query's gradient.
+    <G, V> under its weights. ``statistics_ptr``, ``[FULL + SMALL, 3, B, H R]``: logit, 1/rms and <G, V>.
+    ``partial_ptr``, ``[programs, C]``: the FULL entries' part of the query's gradient.
     """
     R = MIDDLE * W
-    row, column, inside = _tile(H, R, ROWS, COLUMNS)
-    channel, present = _channels(C, BLOCK_C)
-    query = tl.load(query_ptr + channel, mask=present, other=0.0)
+    pair = tl.program_id(0) // tl.cdiv(R, COLUMNS)
+    first, second = tl.maximum(2 * pair - 1, 0), tl.minimum(2 * pair, H - 1)
+    column, inside, line, across = _columns(R, W, COLUMNS, CHANNELS_LAST)
+    in_first, in_second = inside & (pair > 0), inside & (2 * pair < H)
+    channel = tl.arange(0, BLOCK_C)
+    query = tl.load(query_ptr + channel, mask=channel < C, other=0.0)[None, :]
     dtype: tl.constexpr = query.dtype
-    grad = _load(grad_ptr, row, column, inside, channel, present, H, R, C, CHANNELS_LAST, dtype)
-    pixel = (tl.program_id(1).to(tl.int64) * H + row) * R + column
+    elements = H * R * C
+    image = _image(grad_ptr, elements)
+    grad = _load(image, first, column, inside, H, R, C, BLOCK_C, CHANNELS_LAST, dtype)
+    other_grad = _load(image, second, column, inside, H, R, C, BLOCK_C, CHANNELS_LAST, dtype)
     pixels = tl.num_programs(1).to(tl.int64) * H * R
+    softmax = _image(softmax_ptr, H * R)
+    at, other_at = first * R + column, second * R + column
 
-    largest = tl.full([ROWS * COLUMNS], -float("inf"), dtype)
-    total = tl.zeros([ROWS * COLUMNS], dtype)
-    mean = tl.zeros([ROWS * COLUMNS], dtype)
+    largest = tl.full([COLUMNS], -float("inf"), dtype)
+    total = tl.zeros([COLUMNS], dtype)
+    mean = tl.zeros([COLUMNS], dtype)
+    other_largest, other_total, other_mean = largest, total, mean
     for index in range(FULL + SMALL):
-        pointer = _entry(table, index, grad_ptr)
-        if index < FULL:
-            value = _load(pointer, row, column, inside, channel, present, H, R, C, CHANNELS_LAST, dtype)
-        else:
-            size = sizes + 2 * (index - FULL)
-            height, width = tl.load(size), tl.load(size + 1)
-            value = _load_between(pointer, row, column, inside, channel, present, height, width, H, MIDDLE, W, C, dtype)
-        logit, rstd = _attend(value, query, eps, C)
-        agreement = tl.sum(grad * value, 1)
-        if index >= FULL:
-            target = small_ptr + (index - FULL) * 3 * pixels + pixel
-            tl.store(target, logit, mask=inside)
-            tl.store(target + pixels, rstd, mask=inside)
-            tl.store(target + 2 * pixels, agreement, mask=inside)
-        new_largest = tl.maximum(largest, logit)
-        decay = tl.exp(largest - new_largest)
-        weight = tl.exp(logit - new_largest)
-        mean = mean * decay + agreement * weight
-        total = total * decay + weight
-        largest = new_largest
-    mean = mean / total
-    log_sum = largest + tl.log(total)
-    tl.store(softmax_ptr + pixel, log_sum, mask=inside)
-    tl.store(softmax_ptr + pixels + pixel, mean, mask=inside)
+        value, other = _load_rows(
+            table, sizes, index, grad_ptr, first, second, column, inside, line, across, H, MIDDLE, W, FULL, C, BLOCK_C,
+            CHANNELS_LAST, dtype,
+        )  # fmt: skip
+        target = _image(statistics_ptr, H * R) + index * 3 * pixels
+        largest, total, mean = _observe(value, grad, query, eps, largest, total, mean, target + at, pixels, in_first, C)
+        other_largest, other_total, other_mean = _observe(
+            other, other_grad, query, eps, other_largest, other_total, other_mean, target + other_at, pixels,
+            in_second, C,
+        )  # fmt: skip
+    tl.store(softmax + at, largest + tl.log(total), mask=in_first)
+    tl.store(softmax + pixels + at, mean / total, mask=in_first)
+    tl.store(softmax + other_at, other_largest + tl.log(other_total), mask=in_second)
+    tl.store(softmax + pixels + other_at, other_mean / other_total, mask=in_second)
+    tl.debug_barrier()  # other threads of the program read what these wrote
 
-    query_gradient = tl.zeros([BLOCK_C], dtype)
+    query_gradient = tl.zeros([COLUMNS, BLOCK_C], dtype)
+    kind: tl.constexpr = grad_ptr.dtype.element_ty
     for index in range(FULL):  # once more, mostly from the cache
-        value = _load(
-            _entry(table, index, grad_ptr), row, column, inside, channel, present, H, R, C, CHANNELS_LAST, dtype
-        )
-        logit, rstd = _attend(value, query, eps, C)
-        weight = tl.exp(logit - log_sum)
-        along_query = weight * (tl.sum(grad * value, 1) - mean) * rstd
-        along_value = -along_query * logit * rstd / C
-        query_gradient += tl.sum(value * along_query[:, None], 0)
+        entry = _image(_entry(table, index, grad_ptr), elements)
+        target = _image(_entry(table, GRADIENTS + index, grad_ptr), elements)
+        statistics = _image(statistics_ptr, H * R) + index * 3 * pixels
+        value = _load(entry, first, column, inside, H, R, C, BLOCK_C, CHANNELS_LAST, dtype)
+        weight, along_query, along_value = _shares(statistics, softmax, at, pixels, in_first, C)
+        along_query = tl.where(in_first, along_query, 0.0)
         gradient = grad * weight[:, None] + query * along_query[:, None] + value * along_value[:, None]
-        target = _entry(table, GRADIENTS + index, grad_ptr)
-        offsets = _offsets(row, column, channel, H, R, C, CHANNELS_LAST)
-        tl.store(target + offsets, gradient.to(grad_ptr.dtype.element_ty), mask=inside[:, None] & present)
+        query_gradient += value * along_query[:, None]
+        places = target + _places(first, column, H, R, C, BLOCK_C, CHANNELS_LAST)
+        tl.store(places, gradient.to(kind), mask=_mask(in_first, C, BLOCK_C))
+        value = _load(entry, second, column, inside, H, R, C, BLOCK_C, CHANNELS_LAST, dtype)
+        weight, along_query, along_value = _shares(statistics, softmax, other_at, pixels, in_second, C)
+        along_query = tl.where(in_second, along_query, 0.0)
+        gradient = other_grad * weight[:, None] + query * along_query[:, None] + value * along_value[:, None]
+        query_gradient += value * along_query[:, None]
+        places = target + _places(second, column, H, R, C, BLOCK_C, CHANNELS_LAST)
+        tl.store(places, gradient.to(kind), mask=_mask(in_second, C, BLOCK_C))
     program = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
-    each = tl.arange(0, BLOCK_C)
-    tl.store(partial_ptr + program * C + each, query_gradient, mask=each < C)
+    tl.store(partial_ptr + program * C + channel, tl.sum(query_gradient, 0), mask=channel < C)
 
 
 @triton.jit(do_not_specialize=["H", "FULL", "SMALL", "GRADIENTS"])
 def _narrow_kernel(
-    table, sizes, query_ptr, grad_ptr, softmax_ptr, small_ptr, partial_ptr, H, MIDDLE, W, FULL, GRADIENTS,
+    table, sizes, query_ptr, grad_ptr, softmax_ptr, statistics_ptr, partial_ptr, H, MIDDLE, W, FULL, GRADIENTS,
     C: tl.constexpr, CHANNELS_LAST: tl.constexpr, BLOCK_C: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Write the gradients of the smaller entries: a program sums over the output rows that read a row of an entry.
@@ -226,23 +316,23 @@ def _narrow_kernel(
     sum of w (a G + b q + c V) needs one product per element, w a G. The rest is done once, after the loop.
     """
     R = MIDDLE * W
-    across = tl.cdiv(R, COLUMNS)
-    none = tl.zeros([COLUMNS], tl.int32)
-    column = tl.program_id(0) % across * COLUMNS + tl.arange(0, COLUMNS)
-    row = tl.program_id(0) // across  # among those of all smaller entries; the ones with most work come first
-    index = 0
+    column, inside, line, across = _columns(R, W, COLUMNS, CHANNELS_LAST)
+    row = tl.program_id(0) // tl.cdiv(R, COLUMNS)  # among those of all smaller entries; most work comes first
+    index = FULL
     height = tl.load(sizes)
     while row >= height:
         row -= height
         index += 1
-        height = tl.load(sizes + 2 * index)
-    inside = column < R
-    channel, present = _channels(C, BLOCK_C)
-    query = tl.load(query_ptr + channel, mask=present, other=0.0)
+        sizes += 2
+        height = tl.load(sizes)
+    width = tl.load(sizes + 1)
+    channel = tl.arange(0, BLOCK_C)
+    query = tl.load(query_ptr + channel, mask=channel < C, other=0.0)[None, :]
     dtype: tl.constexpr = query.dtype
-    image = tl.program_id(1).to(tl.int64)
     pixels = tl.num_programs(1).to(tl.int64) * H * R
-    statistics = small_ptr + index * 3 * pixels
+    softmax = _image(softmax_ptr, H * R)
+    statistics = _image(statistics_ptr, H * R) + index * 3 * pixels
+    image = _image(grad_ptr, H * R * C)
 
     first = tl.maximum(((2 * row - 1) * H) // (2 * height) - 1, 0)
     last = tl.minimum(((2 * row + 3) * H) // (2 * height) + 2, H)
@@ -254,19 +344,12 @@ def _narrow_kernel(
         position = tl.minimum(tl.maximum((2 * output_row + 1) * height - H, 0), (height - 1) * 2 * H)
         ahead = (position - row * 2 * H).to(dtype) / (2 * H)  # in rows of the entry
         share = tl.maximum(1.0 - tl.abs(ahead), 0.0)
-        at = (image * H + output_row) * R + column
-        logit = tl.load(statistics + at, mask=inside, other=0.0)
-        rstd = tl.load(statistics + pixels + at, mask=inside, other=0.0)
-        agreement = tl.load(statistics + 2 * pixels + at, mask=inside, other=0.0)
-        log_sum = tl.load(softmax_ptr + at, mask=inside, other=0.0)
-        mean = tl.load(softmax_ptr + pixels + at, mask=inside, other=0.0)
-        offsets = _offsets(output_row + none, column, channel, H, R, C, CHANNELS_LAST)
-        grad = tl.load(grad_ptr + offsets, mask=inside[:, None] & present, other=0.0).to(dtype)
-        weight = tl.exp(logit - log_sum) * share
-        along_query = weight * (agreement - mean) * rstd
-        along_value = -along_query * logit * rstd / C
-        gradient += grad * weight[:, None]
         above, below = tl.maximum(-ahead, 0.0), tl.maximum(ahead, 0.0)
+        weight, along_query, along_value = _shares(statistics, softmax, output_row * R + column, pixels, inside, C)
+        grad = _load(image, output_row, column, inside, H, R, C, BLOCK_C, CHANNELS_LAST, dtype)
+        gradient += grad * (weight * share)[:, None]
+        along_query *= share
+        along_value *= share
         above_q += along_query * above
         same_q += along_query * share
         below_q += along_query * below
@@ -276,53 +359,47 @@ def _narrow_kernel(
 
     gradient += query * (above_q + same_q + below_q)[:, None]
     query_gradient = tl.zeros([BLOCK_C], dtype)
-    pointer = _entry(table, FULL + index, grad_ptr)
-    width = tl.load(sizes + 2 * index + 1)
-    line = column // W
-    before, after, far = _near(column % W, width, W, dtype)
+    entry = _image(_entry(table, index, grad_ptr), height * (MIDDLE * width * C))
+    before, after, far = _near(across, width, W, dtype)
+    before += line * width
+    after += line * width
     for step in range(-1, 2):
         neighbour = tl.minimum(tl.maximum(row + step, 0), height - 1)  # beyond the ends the weights are zero
-        value = _load_across(
-            pointer, neighbour + none, line, before, after, far, inside, channel, present, height, width, MIDDLE, C,
-            dtype,
-        )  # fmt: skip
+        value = _load_across(entry + neighbour * (MIDDLE * width * C), before, after, far, C, BLOCK_C, dtype)
         along_query = tl.where(step < 0, above_q, tl.where(step == 0, same_q, below_q))
+        along_query = tl.where(inside, along_query, 0.0)
         along_value = tl.where(step < 0, above_v, tl.where(step == 0, same_v, below_v))
         query_gradient += tl.sum(value * along_query[:, None], 0)
         gradient += value * along_value[:, None]
-    target = _entry(table, GRADIENTS + FULL + index, grad_ptr)
-    offsets = _offsets(row + none, column, channel, height, R, C, CHANNELS_LAST)
-    tl.store(target + offsets, gradient.to(grad_ptr.dtype.element_ty), mask=inside[:, None] & present)
-    program = image * tl.num_programs(0) + tl.program_id(0)
-    each = tl.arange(0, BLOCK_C)
-    tl.store(partial_ptr + program * C + each, query_gradient, mask=each < C)
+    target = _image(_entry(table, GRADIENTS + index, grad_ptr), height * R * C)
+    places = target + _places(row, column, height, R, C, BLOCK_C, CHANNELS_LAST)
+    tl.store(places, gradient.to(grad_ptr.dtype.element_ty), mask=_mask(inside, C, BLOCK_C))
+    program = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
+    tl.store(partial_ptr + program * C + channel, query_gradient, mask=channel < C)
 
 
-# Tiles to choose from on the user's card: values per program, rows of pixels, warps. The first one is the default.
+# Tiles to choose from on the user's card: bytes of a row of an entry per program, warps. The first one is the default.
 # None of them spills on sm_80, sm_89 and sm_90: tests/architectures/kernels/test_kernel_report.py
-TILES = ((2048, 1, 4), (1024, 1, 4))
-NARROW_TILES = ((2048, 1, 2), (4096, 1, 4))
-CONTIGUOUS_PIXELS = 8  # where pixels lie side by side, so many of two bytes are loaded at once
+TILES = ((4096, 4), (8192, 8))
+NARROW_TILES = ((4096, 2), (8192, 4))
 
 
-def tiles_for(kernel: Any, block: int, channels_last: bool) -> tuple[Tile, ...]:
-    """The tiles to choose from, for so many channels."""
-    values_rows_warps: Sequence[tuple[int, int, int]] = NARROW_TILES if kernel is _narrow_kernel else TILES
-    if kernel is _gradient_kernel and not channels_last:
-        values_rows_warps = TILES[:1]  # the second one spills on sm_89
-    pixels = 1 if channels_last else CONTIGUOUS_PIXELS
-    return tuple(dict.fromkeys(_tile_of(kernel, block, pixels, *tile) for tile in values_rows_warps))
+@lru_cache(maxsize=256)
+def tiles_for(kernel: Any, block: int, channels_last: bool, itemsize: int) -> tuple[Tile, ...]:
+    """The tiles to choose from, for so many channels of so many bytes."""
+    bytes_warps: Sequence[tuple[int, int]] = NARROW_TILES if kernel is _narrow_kernel else TILES
+    if itemsize > 2:
+        bytes_warps = bytes_warps[:1]  # with the second one, some widths of float32 spill
+    pixels = 1 if channels_last else ALIGNMENT // itemsize  # where pixels lie side by side, so many are loaded at once
+    return tuple(dict.fromkeys(_tile_of(block, pixels, size // itemsize, warps) for size, warps in bytes_warps))
 
 
-def _tile_of(kernel: Any, block: int, fewest: int, values: int, rows: int, warps: int) -> Tile:
+def _tile_of(block: int, fewest: int, values: int, warps: int) -> Tile:
     """A tile of about so many values, and of at least ``fewest`` pixels."""
     pixels = max(values // block, fewest)
-    if values // block <= fewest > 1:  # as many more warps, or values spill: gradients have twice as many
-        warps = min(8, warps * pixels * block // values) * (1 if kernel is _mix_kernel else 2)
-    if kernel is _narrow_kernel:
-        return Tile(warps, COLUMNS=pixels)
-    rows = min(rows, pixels)
-    return Tile(warps, ROWS=rows, COLUMNS=pixels // rows)
+    if values // block <= fewest > 1:  # as many more warps, or values spill
+        warps = min(8, warps * pixels * block // values)
+    return Tile(warps, COLUMNS=pixels)
 
 
 def block_of(channels: int) -> int:
@@ -331,7 +408,15 @@ def block_of(channels: int) -> int:
 
 
 def _programs(rows: int, columns: int, tile: dict[str, int]) -> int:
-    return triton.cdiv(rows, tile.get("ROWS", 1)) * triton.cdiv(columns, tile["COLUMNS"])
+    return rows * ceil_div(columns, tile["COLUMNS"])
+
+
+def _pairs(rows: int) -> int:
+    """Programs for the rows of the output: two each, the first one and the last one alone where they must be.
+
+    The rows 2 k - 1 and 2 k lie between the same two rows of an entry wherever the ratio of sizes is even.
+    """
+    return rows // 2 + 1
 
 
 def _launch(
@@ -343,7 +428,7 @@ def _launch(
     constants = {"C": channels, "CHANNELS_LAST": last, "BLOCK_C": block}
     tile = launch(
         kernel,
-        tiles_for(kernel, block, last),
+        tiles_for(kernel, block, last, like.itemsize),
         lambda tile: (_programs(rows, columns, tile), batch),
         arguments,
         constants,
@@ -370,7 +455,7 @@ def mix(
     batch, _, rows, *_ = out.shape
     middle, width = lines_of(out.shape[2:])
     arguments = (table, sizes, query, out, eps, rows, middle, width, full, small)
-    _launch(_mix_kernel, arguments, batch, rows, middle * width, out, channels_last)
+    _launch(_mix_kernel, arguments, batch, _pairs(rows), middle * width, out, channels_last)
 
 
 def differentiate(
@@ -392,44 +477,27 @@ def differentiate(
     block = block_of(channels)
     pixels = batch * rows * columns
     # The number of programs, each of which writes one part of the query's gradient, depends on the tile.
-    programs = max(_programs(rows, columns, t.constants) for t in tiles_for(_gradient_kernel, block, channels_last))
-    if small:
-        tiles = tiles_for(_narrow_kernel, block, channels_last)
-        programs += max(_programs(heights, columns, tile.constants) for tile in tiles)
-    softmax, statistics, partial = query.new_empty(
-        pixels * (2 + 3 * small) + programs * batch * channels
-    ).split((2 * pixels, 3 * small * pixels, programs * batch * channels))  # fmt: skip
-    size = (rows, middle, width)
-    arguments: tuple[Any, ...] = (
-        table,
-        sizes,
-        query,
-        grad,
-        softmax,
-        statistics,
-        partial,
-        eps,
-        *size,
-        full,
-        small,
-        gradients,
+    programs = max(
+        _programs(_pairs(rows), columns, t.constants)
+        for t in tiles_for(_gradient_kernel, block, channels_last, grad.itemsize)
     )
-    parts = _launch(_gradient_kernel, arguments, batch, rows, columns, grad, channels_last)
     if small:
-        arguments = (
-            table,
-            sizes,
-            query,
-            grad,
-            softmax,
-            statistics,
-            partial[parts * channels :],
-            *size,
-            full,
-            gradients,
+        tiles = tiles_for(_narrow_kernel, block, channels_last, grad.itemsize)
+        programs += max(_programs(heights, columns, tile.constants) for tile in tiles)
+    parts = (2 * pixels, 3 * (full + small) * pixels, programs * batch * channels)
+    softmax, statistics, partial = query.new_empty(sum(parts)).split(parts)
+    size = (rows, middle, width)
+    common = (table, sizes, query, grad, softmax, statistics)
+    done = _launch(
+        _gradient_kernel, (*common, partial, eps, *size, full, small, gradients), batch, _pairs(rows),
+        columns, grad, channels_last,
+    )  # fmt: skip
+    if small:
+        rest = partial[done * channels :]
+        done += _launch(
+            _narrow_kernel, (*common, rest, *size, full, gradients), batch, heights, columns, grad, channels_last
         )
-        parts += _launch(_narrow_kernel, arguments, batch, heights, columns, grad, channels_last)
-    return partial[: parts * channels].view(parts, channels).sum(0)
+    return partial[: done * channels].view(done, channels).sum(0)
 
 
 def lines_of(size: Sequence[int]) -> tuple[int, int]:

@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+ALIGNMENT = 16  # bytes that the kernels load at once
 TABLE_STEP = 48  # addresses that one launch writes
 
 
@@ -132,6 +133,11 @@ def launch(
     return tile
 
 
+def ceil_div(whole: int, part: int) -> int:
+    """``whole / part``, rounded up. Triton's own takes longer on the host than a launch."""
+    return -(-whole // part)
+
+
 def write_table(table: Tensor, addresses: Sequence[int], start: int = 0) -> None:
     """Write addresses to the numbers of ``table`` from ``start``, without a copy from the host."""
     for first in range(0, len(addresses), TABLE_STEP):
@@ -142,4 +148,4 @@ def write_table(table: Tensor, addresses: Sequence[int], start: int = 0) -> None
 
 def table_for(count: int, like: Tensor) -> Tensor:
     """Room for so many addresses."""
-    return torch.empty(triton.cdiv(count, TABLE_STEP) * TABLE_STEP, dtype=torch.int64, device=like.device)
+    return torch.empty(ceil_div(count, TABLE_STEP) * TABLE_STEP, dtype=torch.int64, device=like.device)

@@ -17,6 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from nnunetv2_xattnres.architectures.kernels.triton_launch import ceil_div
+
 BLOCK = 512
 MAX_ELEMENTS = 2**31 - 1  # positions are 32-bit numbers: divisions of wider ones are slow
 
@@ -83,4 +85,4 @@ def _launch(kernel: triton.JITFunction, tensors: Sequence[Tensor], feature: Tens
     count = feature.numel() // math.prod(window)
     depth = (1, *window)[-3:]  # images are one slice deep
     with torch.cuda.device_of(feature):
-        kernel[(triton.cdiv(count, BLOCK),)](*tensors, *feature.shape[-2:], inner, count, *depth, BLOCK)
+        kernel[(ceil_div(count, BLOCK),)](*tensors, *feature.shape[-2:], inner, count, *depth, BLOCK)

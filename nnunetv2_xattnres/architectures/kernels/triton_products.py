@@ -10,6 +10,7 @@ is ``[channels, pixels]``, in memory as it stands, or with the channels of a pix
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from nnunetv2_xattnres.architectures.kernels.triton_launch import INTERPRETED, Tile, _entry, launch
+from nnunetv2_xattnres.architectures.kernels.triton_launch import INTERPRETED, Tile, _entry, ceil_div, launch
 
 _INTERPRETED = tl.constexpr(INTERPRETED)
 MAX_ELEMENTS = 2**31 - 1  # of an image of a feature: places within it are 32-bit numbers
@@ -247,6 +248,7 @@ class Group(NamedTuple):
 # None of the tiles spills on sm_80, sm_89 and sm_90: tests/architectures/kernels/test_kernel_report.py
 
 
+@lru_cache(maxsize=256)
 def project_tiles(C: int, half: bool, backward: bool) -> tuple[Tile, ...]:
     """Tiles of :func:`project`."""
     channels = 32 if not half or (C <= 32 and not backward) else 64
@@ -258,6 +260,7 @@ def project_tiles(C: int, half: bool, backward: bool) -> tuple[Tile, ...]:
     )
 
 
+@lru_cache(maxsize=256)
 def weight_tiles(C: int, half: bool) -> tuple[Tile, ...]:
     """Tiles of :func:`differentiate_weights`."""
     if not half:
@@ -269,6 +272,7 @@ def weight_tiles(C: int, half: bool) -> tuple[Tile, ...]:
     )
 
 
+@lru_cache(maxsize=256)
 def shorten_tiles(half: bool) -> tuple[Tile, ...]:
     """Tiles of :func:`shorten`."""
     return (Tile(4, BLOCK_S=16, BLOCK_N=64, BLOCK_W=64 if half else 32),)
@@ -298,7 +302,7 @@ def project(
 
     def grid(tile: dict[str, int]) -> tuple[int, int]:
         return sum(
-            triton.cdiv(width if backward else C, tile["BLOCK_M"]) * triton.cdiv(pixels, tile["BLOCK_P"])
+            ceil_div(width if backward else C, tile["BLOCK_M"]) * ceil_div(pixels, tile["BLOCK_P"])
             for width, pixels, *_ in group.rows
         ), images
 
@@ -317,8 +321,8 @@ def differentiate_weights(
     """
 
     def grid(tile: dict[str, int]) -> tuple[int]:
-        across = triton.cdiv(C, tile["BLOCK_C"])
-        return (sum(across * triton.cdiv(row[0], tile["BLOCK_K"]) * row[4] for row in group.rows),)
+        across = ceil_div(C, tile["BLOCK_C"])
+        return (sum(across * ceil_div(row[0], tile["BLOCK_K"]) * row[4] for row in group.rows),)
 
     constants = {"LAST": last, "EXACT": exact(like.dtype)}
     tiles = weight_tiles(C, like.dtype.itemsize == 2)
@@ -342,7 +346,7 @@ def sum_weights(
     """
 
     def grid(tile: dict[str, int]) -> tuple[int]:
-        return (sum(triton.cdiv(C * row[0], tile["BLOCK"]) for row in group.rows),)
+        return (sum(ceil_div(C * row[0], tile["BLOCK"]) for row in group.rows),)
 
     arguments = (table, rows, group.first, parts, stride, partial, weight, C)
     launch(_sum_kernel, SUM_TILES, grid, arguments, {}, weight)
@@ -357,9 +361,7 @@ def shorten(
     """
 
     def grid(tile: dict[str, int]) -> tuple[int, int]:
-        return sum(
-            triton.cdiv(row[0], tile["BLOCK_N"]) * triton.cdiv(row[1], tile["BLOCK_S"]) for row in group.rows
-        ), images
+        return sum(ceil_div(row[0], tile["BLOCK_N"]) * ceil_div(row[1], tile["BLOCK_S"]) for row in group.rows), images
 
     constants = {"C": C if last else 1, "LAST": last, "EXACT": exact(like.dtype)}
     arguments = (table, rows, group.first, like, W)
@@ -373,4 +375,4 @@ def exact(dtype: torch.dtype) -> tl.dtype:
 
 def splits_of(pixels: int) -> int:
     """Parts of a sum over so many pixels."""
-    return min(triton.cdiv(pixels, SPLIT_PIXELS), MAX_SPLITS)
+    return min(ceil_div(pixels, SPLIT_PIXELS), MAX_SPLITS)

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from nnunetv2_xattnres.architectures.kernels import matrices, triton_kernels, triton_products
 from nnunetv2_xattnres.architectures.kernels.operators import memory_format_of
-from nnunetv2_xattnres.architectures.kernels.triton_launch import INTERPRETED, table_for, write_table
+from nnunetv2_xattnres.architectures.kernels.triton_launch import ALIGNMENT, INTERPRETED, table_for, write_table
 from nnunetv2_xattnres.architectures.kernels.triton_products import Group
 
-ALIGNMENT = 16  # bytes that the kernels load at once
-CHUNK_BYTES = 1 << 28  # of one entry at full size; the images that are worked on together
+# Of one entry at full size, for the images that are worked on together. Of the images of a backward pass there are half
+# as many: it needs room for the gradients of smaller entries, and for three numbers per pixel and entry.
+CHUNK_BYTES = 1 << 28
 
 
 def takes(features: Sequence[Tensor], dtype: torch.dtype) -> bool:
@@ -217,7 +218,7 @@ class _Reader:
     """The tensors of one call, as the kernels take them."""
 
     def __init__(
-        self, features: Sequence[Tensor], weights: Sequence[Tensor], query: Tensor, dtype: torch.dtype
+        self, features: Sequence[Tensor], weights: Sequence[Tensor], query: Tensor, dtype: torch.dtype, chunk_bytes: int
     ) -> None:
         last = features[-1]
         self.format = memory_format_of(last)
@@ -229,7 +230,7 @@ class _Reader:
         self.last = self.features[-1]
         shapes = tuple(feature.shape for feature in features)
         channels_last = self.format != torch.contiguous_format
-        self.plan = plan_of(shapes, dtype, channels_last, last.device, CHUNK_BYTES)
+        self.plan = plan_of(shapes, dtype, channels_last, last.device, chunk_bytes)
 
     def addresses(
         self, buffers: Sequence[Buffer], scratch: Tensor, start: int, gradients: Sequence[Tensor] = ()
@@ -295,7 +296,7 @@ def forward(
 ) -> Tensor:
     """The mixture, like the last of ``features``; see :func:`operators.define_mix`. All is computed in ``dtype``."""
     out = torch.empty_like(features[-1])
-    reader = _Reader(features, weights, query, dtype)
+    reader = _Reader(features, weights, query, dtype, CHUNK_BYTES)
     plan, last = reader.plan, reader.last
     direct = last is features[-1]
     target = out if direct else torch.empty_like(last)
@@ -317,7 +318,7 @@ def backward(
     grad: Tensor, features: Sequence[Tensor], weights: Sequence[Tensor], query: Tensor, eps: float, dtype: torch.dtype
 ) -> list[Tensor]:
     """The gradients of ``query``, of each feature and of each weight."""
-    reader = _Reader(features, weights, query, dtype)
+    reader = _Reader(features, weights, query, dtype, CHUNK_BYTES // 2)
     plan, last = reader.plan, reader.last
     grad = _prepared(grad, dtype, reader.format)
     of_features, gradients = _like(features, reader.features)

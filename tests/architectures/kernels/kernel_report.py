@@ -41,10 +41,17 @@ def called(name: str, channels: int, dtype: str, channels_last: bool):
     entry = f"*{dtype}"
     if name in MIXTURE:
         kernel, block = getattr(triton_kernels, f"_{name}_kernel"), triton_kernels.block_of(channels)
-        types = {"table": "*i64", "sizes": "*i32", "query_ptr": "*fp32", "out_ptr": entry, "grad_ptr": entry}
-        types |= {"softmax_ptr": "*fp32", "small_ptr": "*fp32", "partial_ptr": "*fp32", "eps": "fp32"}
+        types = {
+            "table": "*i64",
+            "sizes": "*i32",
+            "groups": "*i32",
+            "query_ptr": "*fp32",
+            "out_ptr": entry,
+            "grad_ptr": entry,
+        }
+        types |= {"softmax_ptr": "*fp32", "statistics_ptr": "*fp32", "partial_ptr": "*fp32", "eps": "fp32"}
         constants = {"MIDDLE": 1, "C": channels, "CHANNELS_LAST": channels_last, "BLOCK_C": block}
-        tiles = triton_kernels.tiles_for(kernel, block, channels_last)
+        tiles = triton_kernels.tiles_for(kernel, block, channels_last, 4 if dtype == "fp32" else 2)
     else:
         half, backward = dtype != "fp32", name == "project back"
         kernel = getattr(triton_products, f"_{name.split()[0]}_kernel")

@@ -52,7 +52,7 @@ class Bytes(TorchDispatchMode):
     def differentiate(self, table, sizes, heights, query, eps, grad, full, small, gradients, channels_last):
         entries, gradients = self.plan.forward[: full + small], self.plan.backward[: full + small]
         pixels = grad.shape[0] * grad[0, 0].numel()
-        numbers = 4 * pixels * (3 * small + 2)  # of each pixel, written by one kernel and read by the next
+        numbers = 4 * pixels * (3 * (full + small) + 2)  # of each pixel, written by one kernel and read by the next
         self.total += grad.itemsize * self.elements([*entries, *entries[:full], *gradients[:full]]) + nbytes([grad])
         # each row of the gradient is read for each smaller entry, most often from the cache: counted once
         self.total += grad.itemsize * self.elements([*entries[full:], *gradients[full:]]) + nbytes([grad])

@@ -65,9 +65,9 @@ def test_a_reader_of_13_entries_starts_a_handful_of_kernels(launches):
     launches.clear()
     with Operations() as operations:
         cuda.backward(torch.empty_like(out), features, weights, query, 1e-6)
-    assert sum(launches.values()) <= 9
-    # mostly one allocation per gradient
-    assert operations.counts.total() <= len([*features, *weights]) + 14, operations.counts
+    # in two parts; the operations are mostly one allocation per gradient
+    assert sum(launches.values()) <= 2 * 9
+    assert operations.counts.total() <= len([*features, *weights]) + 2 * 14, operations.counts
 
 
 def test_all_readers_of_a_network_together(launches):
