@@ -137,7 +137,7 @@ class _Flow:
             process.outcome()  # what is wrong is not timed, so that its first figures are not shown either
             return Outcome(NOT_MEASURED, reason)
         if self._left() <= 0:
-            how = "ready, but without its turn" if process.waits() else "stopped"
+            how = "ready, but without its turn," if process.waits() else "stopped"
             return process.outcome(NOT_MEASURED, f"time is up: {how} after {process.seconds:.0f} s")
         if process.seconds_of_turn > item.turn_limit:
             return process.outcome(TOO_LONG, f"no end within {item.turn_limit:.0f} s of its turn: stopped")
