@@ -16,6 +16,7 @@ from pathlib import Path
 
 from nnunetv2_xattnres.benchmark.check.items import CORRECTNESS, Item
 from nnunetv2_xattnres.benchmark.check.process import (
+    BUSY,
     CAN_PAUSE,
     DONE,
     FAILED,
@@ -30,7 +31,7 @@ from nnunetv2_xattnres.nnunet_layout import FOLDERS
 from nnunetv2_xattnres.system import interrupt, told_of
 
 NOT_MEASURED = "not measured"
-FAILURES = (WRONG, FAILED, TOO_LONG)  # running out of the GPU's memory is not a failure
+FAILURES = (WRONG, FAILED, TOO_LONG, BUSY)  # running out of the GPU's memory is not a failure
 LOOK_SECONDS = 0.05  # between two looks at the processes
 
 
@@ -87,7 +88,7 @@ class _Flow:
         self._order, self._pending = list(items), list(items)
         self._running: list[_Running] = []
         self._states: dict[str, str] = {}
-        self._alone: set[str] = set()  # names of those that ran out of memory beside others
+        self._alone: set[str] = set()  # names of those for which the GPU had no room beside others
         self._numbers = count()
 
     def goes_on(self) -> bool:
@@ -122,10 +123,10 @@ class _Flow:
         """The row of an item whose process has ended, unless it is tried again."""
         self._running.remove(running)
         outcome, name = running.process.outcome(), running.item.name
-        if outcome.state == NO_MEMORY and running.company:
+        if outcome.state in (NO_MEMORY, BUSY) and running.company:
             self._alone.add(name)
             self._pending.append(running.item)
-            self._print(f"{name}: {NO_MEMORY} beside others; once more alone, at the end")
+            self._print(f"{name}: {outcome.state} beside others; once more alone, at the end")
         else:
             yield self._row(running.item, outcome)
 
@@ -149,7 +150,7 @@ class _Flow:
         """The reason not to begin with an item, or ``None``."""
         reason, left = self._refused(item), self._left()
         if not reason and left < max(item.needs, 1):
-            reason = f"time is up ({max(left, 0):.0f} s left, {item.needs:.0f} s needed): give more --minutes"
+            reason = f"time is up ({max(int(left), 0)} s left, {item.needs:.0f} s needed): give more --minutes"
         return Outcome(NOT_MEASURED, reason) if reason else None
 
     def _refused(self, item: Item) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 DONE, WRONG, FAILED, NO_MEMORY, TOO_LONG = "done", "wrong", "failed", "out of memory", "too long"
+BUSY = "GPU is busy"  # in the mode of some clusters in which a single process may use it
 END_SECONDS = 10  # for a killed process to end; one that waits for a driver may not end
 LINES_KEPT = 40  # of the output of the process
 CAN_PAUSE = hasattr(os, "killpg")  # not on Windows
@@ -237,6 +238,8 @@ def _reason(error: Exception) -> tuple[str, str]:
     # the compiler wraps an error in its own, which includes the text of the first
     if isinstance(error, MemoryError) or "OutOfMemoryError" in type(error).__name__ or "out of memory" in str(error):
         return NO_MEMORY, "it does not fit in memory here"
+    if "busy or unavailable" in str(error):
+        return BUSY, "another process uses it, and its mode is for one process"
     return FAILED, f"{type(error).__name__}: {text[:300]}"
 
 

@@ -36,6 +36,10 @@ def wrapped_no_memory(report):
     raise RuntimeError("backend='inductor' raised:\nOutOfMemoryError: CUDA out of memory.")
 
 
+def busy(report):
+    raise RuntimeError("CUDA error: CUDA-capable device(s) is/are busy or unavailable\nCUDA kernel errors might be")
+
+
 def quits(report):
     report(before=1)
     os._exit(3)
@@ -92,12 +96,12 @@ def hangs_in_its_turn(report):
     time.sleep(600)
 
 
-def no_memory_beside_others(report, folder):
-    """Runs out of memory at the first attempt."""
+def works_alone(report, folder, fault):
+    """Fails at the first attempt."""
     file = Path(folder) / "attempts"
     attempts = int(file.read_text()) + 1 if file.exists() else 1
     file.write_text(str(attempts))
     report(attempts=attempts)
     if attempts == 1:
-        no_memory(report)
+        {"no_memory": no_memory, "busy": busy}[fault](report)
     measured(report)

@@ -91,16 +91,6 @@ def test_with_little_room_one_is_prepared_after_the_other(functions, room):
     assert all(end <= begin for (_, end), (begin, _) in pairwise(times))
 
 
-def test_room_is_for_the_peaks_of_those_that_are_prepared_and_of_one_turn():
-    room, network = Room(3, 5, memory=24), item("a", memory=7)
-    assert room.has_place(network, [], []) and room.has_place(network, [network], [])
-    assert not room.has_place(network, [network, network], [])  # 28 GiB
-    assert room.has_place(network, [network], [item("small", memory=1)])
-    assert Room(3, 5).has_place(network, [network] * 2, []) and not Room(3, 5).has_place(network, [network] * 3, [])
-    assert Room(3, 5).has_place(network, [], [network] * 4) and not Room(3, 5).has_place(network, [], [network] * 5)
-    assert Room(1, 1, memory=4).has_place(network, [], [])
-
-
 def test_a_death_while_others_are_prepared_is_its_own(functions):
     rows = run_items([item("quits", "quits"), measured("a", prepare=1), item("b", "fails"), measured("c")])
     assert states(rows) == {"quits": "failed", "a": "done", "b": "failed", "c": "done"}
@@ -112,26 +102,27 @@ def test_a_turn_that_does_not_end_is_ended(functions):
     assert rows["hangs"].outcome.message == "no end within 1 s of its turn: stopped"
 
 
-def test_what_ran_out_of_memory_beside_others_is_tried_alone(functions, tmp_path, capsys):
-    arguments = {"folder": str(tmp_path)}
-    rows = run_items([item("big", "no_memory_beside_others", arguments=arguments), measured("a"), measured("b")])
+@pytest.mark.parametrize(("fault", "state"), [("no_memory", "out of memory"), ("busy", "GPU is busy")])
+def test_what_finds_no_room_beside_others_is_tried_alone(functions, tmp_path, capsys, fault, state):
+    arguments = {"folder": str(tmp_path), "fault": fault}
+    rows = run_items([item("big", "works_alone", arguments=arguments), measured("a"), measured("b")])
     assert states(rows) == {"big": "done", "a": "done", "b": "done"} and list(rows)[-1] == "big"
     assert rows["big"].outcome.figures["attempts"] == 2
     others = max(rows[name].outcome.figures["turn"][1] for name in "ab")
     assert rows["big"].outcome.figures["prepared"][0] > others
-    assert "big: out of memory beside others; once more alone, at the end" in capsys.readouterr().out
+    assert f"big: {state} beside others; once more alone, at the end" in capsys.readouterr().out
 
 
-def test_what_ran_out_of_memory_alone_is_not_tried_again(functions, tmp_path):
-    arguments = {"folder": str(tmp_path)}
-    rows = run_items([item("big", "no_memory_beside_others", arguments=arguments), measured("a")], room=ONE)
+def test_what_finds_no_room_alone_is_not_tried_again(functions, tmp_path):
+    arguments = {"folder": str(tmp_path), "fault": "no_memory"}
+    rows = run_items([item("big", "works_alone", arguments=arguments), measured("a")], room=ONE)
     assert states(rows) == {"big": "out of memory", "a": "done"}
     rows = run_items([item("too big", "no_memory"), measured("a")])
     assert states(rows) == {"a": "done", "too big": "out of memory"}
 
 
 def test_those_that_wait_for_a_second_attempt_make_room_for_it(functions, tmp_path):
-    first = item(RIGHT, "no_memory_beside_others", arguments={"folder": str(tmp_path)})
+    first = item(RIGHT, "works_alone", arguments={"folder": str(tmp_path), "fault": "no_memory"})
     rows = run_items([first, measured("a", after=(RIGHT,)), measured("b", after=(RIGHT,))])
     assert set(states(rows).values()) == {"done"} and list(rows) == [RIGHT, "a", "b"]
 

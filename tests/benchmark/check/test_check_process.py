@@ -48,6 +48,7 @@ def test_figures_come_back_and_are_json(run):
         ("fails", "failed", "ValueError: the first line"),
         ("no_memory", "out of memory", "does not fit"),
         ("wrapped_no_memory", "out of memory", "does not fit"),
+        ("busy", "GPU is busy", "another process uses it"),
         ("quits", "failed", "with exit code 3"),
         ("wrong", "wrong", "a loss is not a finite number"),
         ("missing", "failed", "AttributeError"),
