@@ -10,21 +10,22 @@ from nnunetv2_xattnres.benchmark.check.process import Report, WrongResult
 
 EPOCHS = 2  # the first one compiles, while other items are prepared; the second one is measured
 
+SAMPLES = 10**5  # of intensities; nnU-Net would draw 10**8, for a minute, and colour images do not use them
+
 
 def prepare(report: Report, frames: int, side: int, batch: int, processes: int) -> None:
     """Draw ``frames`` of ``side`` pixels, let nnU-Net plan and preprocess them, and set the batch in its plans."""
-    from nnunetv2.experiment_planning.plan_and_preprocess_api import (
-        extract_fingerprints,
-        plan_experiments,
-        preprocess,
-    )
+    from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+    from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiments, preprocess
     from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 
     from nnunetv2_xattnres.demo.phantom import DATASET, write_dataset
     from nnunetv2_xattnres.plans.splits import make_splits_if_missing
 
     write_dataset(Path(nnUNet_raw), training=frames, test=0, size=side)
-    extract_fingerprints([1], num_processes=processes, show_progress_bar=False)
+    extractor = DatasetFingerprintExtractor(1, processes)
+    extractor.num_foreground_voxels_for_intensitystats = SAMPLES
+    extractor.run()
     plan_experiments([1])
     preprocess([1], configurations=["2d"], num_processes=[processes], show_progress_bar=False)
     file = Path(nnUNet_preprocessed) / DATASET / "nnUNetPlans.json"
