@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from nnunetv2.run import run_training
 
 from nnunetv2_xattnres.architectures.xattnres import Kernel, mix_plain, register_kernel
-from nnunetv2_xattnres.benchmark.check import correctness, machine, timings
+from nnunetv2_xattnres.benchmark.check import correctness, machine, timings, training
 from nnunetv2_xattnres.benchmark.check.items import DTYPES, TINY
 from nnunetv2_xattnres.benchmark.check.process import WrongResult
 
@@ -98,6 +99,46 @@ def test_a_loss_that_is_no_number_is_wrong(monkeypatch):
     monkeypatch.setattr(timings.Training, "step", lambda self, x: step(self, x) * float("nan"))
     with pytest.raises(WrongResult, match="not a finite number"):
         timings.measure(Collected(), TINY["volume-3d"], "cpu", "cuda", False, ("step",), 1)
+
+
+class Trainer:
+    """Trains as nnU-Net's, whose loop calls ``on_epoch_start``; each epoch takes five seconds of the logged time."""
+
+    current_epoch, num_epochs, loss = 0, 1000, 0.5
+
+    def __init__(self, *_, **__):
+        self.logger, self.log = self, {name: [] for name in ("train_losses", "val_losses")}
+        self.log |= {f"epoch_{name}_timestamps": [] for name in ("start", "end")}
+
+    def on_epoch_start(self):
+        self.log["epoch_start_timestamps"].append(10 * self.current_epoch)
+
+    def run_training(self):
+        while self.current_epoch < self.num_epochs:
+            self.on_epoch_start()
+            self.log["epoch_end_timestamps"].append(10 * self.current_epoch + 5)
+            self.log["train_losses"].append(self.loss)
+            self.log["val_losses"].append(self.loss)
+            self.current_epoch += 1
+
+    def get_value(self, name, step):
+        return self.log[name]
+
+
+def test_a_training_waits_for_its_turn_before_its_second_epoch(monkeypatch):
+    report, trainer, pauses = Collected(), Trainer(), iter([1, 3])
+    monkeypatch.setattr(run_training, "get_trainer_from_args", lambda *_, **__: trainer)
+    monkeypatch.setattr(report, "paused", lambda: next(pauses))
+    monkeypatch.setattr(report, "wait_for_turn", lambda: report(epochs_before=len(trainer.log["epoch_end_timestamps"])))
+    training.train(report, "nnUNetTrainer", "cpu", None, 5)
+    assert report["epochs_before"] == 1 and report["epochs"] == [5 - 2, 5]  # without the pause in the first one
+
+
+def test_a_training_without_a_finite_loss_is_wrong(monkeypatch):
+    monkeypatch.setattr(Trainer, "loss", float("nan"))
+    monkeypatch.setattr(run_training, "get_trainer_from_args", Trainer)
+    with pytest.raises(WrongResult, match="not a finite number"):
+        training.train(Collected(), "nnUNetTrainer", "cpu", None, 5)
 
 
 def test_memory_is_what_a_network_needs_by_itself(monkeypatch):
