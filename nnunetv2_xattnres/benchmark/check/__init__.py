@@ -36,8 +36,9 @@ def run(args: argparse.Namespace) -> int:
         print("A rehearsal on the CPU: tiny networks, and times that say nothing. On a GPU: --device cuda")
     room = room_here(args.device)
     items = items_for(args.device, kernel, networks, room.places)
-    print(f"At most {minutes:g} minutes. Each item is a process of its own. Up to {room.places} are prepared at once,")
-    print("which is mostly compiling; each is measured alone.", flush=True)
+    how = "one after the other" if room.places == 1 else f"up to {room.places} side by side"
+    print(f"At most {minutes:g} minutes. Each item is a process of its own. They are prepared {how},")
+    print("which is mostly compiling, and measured one after the other.", flush=True)
     rows: list[Row] = []
     try:
         for row in run_items(items, minutes * 60, room):

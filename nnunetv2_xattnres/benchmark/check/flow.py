@@ -33,6 +33,7 @@ from nnunetv2_xattnres.system import interrupt, told_of
 NOT_MEASURED = "not measured"
 FAILURES = (WRONG, FAILED, TOO_LONG, BUSY)  # running out of the GPU's memory is not a failure
 LOOK_SECONDS = 0.05  # between two looks at the processes
+CALM_SECONDS = 0.5  # after a pause: the GPU ends what was launched before it
 
 
 @dataclass
@@ -174,9 +175,11 @@ class _Flow:
                 one.process.resume()
             return False
         chosen = min(ready, key=lambda one: self._order.index(one.item))
-        for one in self._running:
-            if one is not chosen:
-                one.process.pause()
+        others = [one for one in self._running if one is not chosen and not one.process.is_paused]
+        for one in others:
+            one.process.pause()
+        if others:
+            time.sleep(CALM_SECONDS)
         chosen.process.resume()
         chosen.process.give_turn()
         return True

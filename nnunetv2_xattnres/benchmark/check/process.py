@@ -118,6 +118,11 @@ class Apart:
         """Seconds since it got its turn."""
         return self._awake.seconds - self._before_turn if self.has_turn else 0.0
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether it was paused and not resumed."""
+        return self._pauses.runs
+
     def ended(self) -> bool:
         """Whether the process has ended."""
         return self._process.poll() is not None
@@ -141,14 +146,14 @@ class Apart:
 
     def pause(self) -> None:
         """Stop the process and its child processes until :meth:`resume`, where the system can."""
-        if CAN_PAUSE and not self._pauses.runs:
+        if CAN_PAUSE and not self.is_paused:
             self._awake.stop()
             self._pauses.start()
             self._signal("SIGSTOP")
 
     def resume(self) -> None:
         """Let the process continue after :meth:`pause`."""
-        if self._pauses.runs:
+        if self.is_paused:
             self._pauses.stop()
             _write(self._folder / PAUSED, {"seconds": self._pauses.seconds})
             if not self.waits():

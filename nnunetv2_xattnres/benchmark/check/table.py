@@ -69,7 +69,7 @@ def _networks(rows: Sequence[Row]) -> Iterator[str]:
             yield f"    ABOVE THE BOUND: {', '.join(above)}"
         yield from _state(row)
     if chosen:
-        yield "* with compiling and tuning, while other items compile; all else is measured alone"
+        yield "* with compiling and tuning, while other items may compile too; all else is measured alone"
 
 
 def _form_line(form: str, row: Row) -> str:
@@ -123,7 +123,7 @@ def _trainings(rows: Sequence[Row]) -> Iterator[str]:
     shape = "x".join(map(str, phantom.outcome.figures.get("shape", []))) if phantom else ""
     yield f"\n{'nnU-Net trains on drawn frames':34}{'1st epoch':>10}{'2nd epoch':>12}{'ratio':>8}{'training loss':>20}"
     if shape:
-        yield f"batches of {shape}; the first epoch compiles, while other items compile"
+        yield f"batches of {shape}; the first epoch compiles, while other items may compile too"
     if phantom and phantom.outcome.state != DONE:
         yield from (f"    {PHANTOM}", *_state(phantom))
     base = chosen[TRAINERS[0]].outcome.figures.get("epochs") if TRAINERS[0] in chosen else None
