@@ -12,6 +12,7 @@ import torch
 from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from nnunetv2 import paths
+from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
@@ -64,6 +65,7 @@ def test_the_trainers_constructor():
         "on_train_start": 0,
         "on_train_end": 0,
         "on_train_epoch_start": 0,
+        "on_epoch_start": 0,
         "on_train_epoch_end": 1,
         "train_step": 1,
         "on_validation_epoch_start": 0,
@@ -224,6 +226,12 @@ def test_the_planners_topology():
     assert parameters(get_pool_and_conv_props) == ["spacing", "patch_size", "min_feature_map_size", "max_numpool"]
     _, strides, kernels, patch, _ = get_pool_and_conv_props([1.0, 1.0], [64, 64], 4, 999999)
     assert len(strides) == len(kernels) == 5 and list(patch) == [64, 64]
+
+
+def test_the_fingerprints_samples():
+    name = "num_foreground_voxels_for_intensitystats"
+    assert f"self.{name}" in source(DatasetFingerprintExtractor.run)
+    assert parameters(DatasetFingerprintExtractor.__init__)[1:3] == ["dataset_name_or_id", "num_processes"]
 
 
 def test_the_losses_and_the_learning_rate():

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from nnunetv2_xattnres.benchmark.check.flow import Row, run_items, verdict
 from nnunetv2_xattnres.benchmark.check.items import NETWORKS, items_for
+from nnunetv2_xattnres.benchmark.check.room import room_here
 from nnunetv2_xattnres.benchmark.check.table import tables
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.outputs import check_outputs, written
@@ -33,11 +34,16 @@ def run(args: argparse.Namespace) -> int:
     if args.device == "cpu":
         kernel = kernel or "cuda"
         print("A rehearsal on the CPU: tiny networks, and times that say nothing. On a GPU: --device cuda")
-    print(f"At most {minutes:g} minutes; every line is a process of its own", flush=True)
+    room = room_here(args.device)
+    items = items_for(args.device, kernel, networks, room.places)
+    how = "one after the other" if room.places == 1 else f"up to {room.places} side by side"
+    print(f"At most {minutes:g} minutes. Each item is a process of its own. They are prepared {how},")
+    print("which is mostly compiling, and measured one after the other.", flush=True)
     rows: list[Row] = []
     try:
-        for row in run_items(items_for(args.device, kernel, networks), minutes * 60):
+        for row in run_items(items, minutes * 60, room):
             rows.append(row)
+            rows.sort(key=lambda one: items.index(one.item))
     except KeyboardInterrupt:  # keep the results of the first minutes
         print("\ninterrupted")
         _tell(rows, "Interrupted: what is not here was not done.", 130, args)
@@ -51,7 +57,7 @@ def _tell(rows: Sequence[Row], text: str, code: int, args: argparse.Namespace) -
     """Print the tables, and write the JSON file."""
     print(f"{tables(rows)}\n\n{text}")
     if args.json:
-        machine = rows[0].outcome.figures.get("machine") if rows else None
+        machine = next((row.outcome.figures["machine"] for row in rows if "machine" in row.outcome.figures), None)
         content = {"machine": machine, "verdict": text, "exit_code": code, "rows": [row.as_dict() for row in rows]}
         with written(args.json) as partial:
             partial.write_text(json.dumps(content, indent=2), encoding="utf-8")

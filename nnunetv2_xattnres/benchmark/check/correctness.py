@@ -55,13 +55,14 @@ COMPARISONS = (
 )  # fmt: skip
 
 
-def check(report: Report, device: str, kernel: str | None, seconds: float) -> None:
-    """Compare, and report ``machine``, ``compared``, ``of``, ``worst`` by dtype, ``wrong`` and ``forms``.
+def check(report: Report, device: str, kernel: str | None, dtype: str, seconds: float) -> None:
+    """Compare in one dtype, and report ``machine``, ``compared``, ``of``, ``worst``, ``wrong`` and ``forms``.
 
     Args:
         report: Gets the figures.
         device: ``cuda`` or ``cpu``.
         kernel: The form to force; ``None`` is the device's default.
+        dtype: One of ``BOUNDS``.
         seconds: Time after which no further comparison starts.
 
     Raises:
@@ -71,26 +72,24 @@ def check(report: Report, device: str, kernel: str | None, seconds: float) -> No
     no_triton = why_no_triton()
     report(machine=describe(device), no_triton=no_triton)
     start, compared, wrong = time.monotonic(), 0, []
-    worst: dict[str, dict[str, Any]] = {}
+    worst: dict[str, Any] = {}
     forms: dict[str, int] = {}
     forms_used.clear()
-    total = sum(len(comparison.kinds) for comparison in COMPARISONS)
-    for comparison in COMPARISONS:
-        for dtype, layout in comparison.kinds:
-            if compared and time.monotonic() - start > seconds:
-                break
-            text = f"{dtype}, {layout}, {comparison.text}"
-            with use_kernel(kernel):
-                errors = dict(compare(comparison, dtype, layout, device))
-            compared += 1
-            tensor = max(errors, key=errors.__getitem__)
-            if dtype not in worst or errors[tensor] > worst[dtype]["error"]:
-                where = f"{comparison.text}, {layout}: {tensor}"
-                worst[dtype] = {"error": errors[tensor], "bound": BOUNDS[dtype], "where": where}
-            wrong += [f"{text}: {name} is off by {error:.1e}" for name, error in errors.items()
-                      if not error <= BOUNDS[dtype]]  # fmt: skip
-            forms = reader_forms()
-            report(compared=compared, of=total, worst=worst, wrong=wrong, forms=forms)
+    chosen = [(one, layout) for one in COMPARISONS for kind, layout in one.kinds if kind == dtype]
+    for comparison, layout in chosen:
+        if compared and time.monotonic() - start > seconds:
+            break
+        with use_kernel(kernel):
+            errors = dict(compare(comparison, dtype, layout, device))
+        compared += 1
+        tensor = max(errors, key=errors.__getitem__)
+        if not worst or errors[tensor] > worst["error"]:
+            where = f"{comparison.text}, {layout}: {tensor}"
+            worst = {"dtype": dtype, "error": errors[tensor], "bound": BOUNDS[dtype], "where": where}
+        wrong += [f"{dtype}, {layout}, {comparison.text}: {name} is off by {error:.1e}"
+                  for name, error in errors.items() if not error <= BOUNDS[dtype]]  # fmt: skip
+        forms = reader_forms()
+        report(compared=compared, of=len(chosen), worst=worst, wrong=wrong, forms=forms)
     if wrong:
         raise WrongResult(f"{len(wrong)} tensors are beyond their bound, the first: {wrong[0]}")
     if device == "cuda" and kernel is None and set(forms) - {"Triton"} and not no_triton:

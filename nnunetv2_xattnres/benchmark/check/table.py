@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -23,31 +24,38 @@ def tables(rows: Sequence[Row]) -> str:
 
 
 def _correctness(rows: Sequence[Row]) -> Iterator[str]:
-    row = next((row for row in rows if row.item.name == CORRECTNESS), None)
-    if row is None:
+    chosen = [row for row in rows if row.item.name in CORRECTNESS]
+    if not chosen:
         return
-    figures = row.outcome.figures
-    if "machine" in figures:
+    found = [row.outcome.figures for row in chosen]
+    machine = next((figures["machine"] for figures in found if "machine" in figures), None)
+    if machine:
         yield ""
-        yield from figures["machine"].split("; ")
+        yield from machine.split("; ")
     yield "\nOutputs and gradients against the equations in float64: relative in norm, the worst tensor"
-    for dtype, worst in figures.get("worst", {}).items():
+    for worst in (figures["worst"] for figures in found if "worst" in figures):
         error, bound = float(worst["error"]), float(worst["bound"])
         word = "" if error <= bound else "   WRONG"
-        yield f"    {dtype:10}{error:.1e}   bound {bound:.1e}{word}"
+        yield f"    {worst['dtype']:10}{error:.1e}   bound {bound:.1e}{word}"
         yield f"              {worst['where']}"
-    if figures.get("compared"):
-        wrong = figures["wrong"]
-        yield f"    {figures['compared']} of {figures['of']} comparisons made; {len(wrong)} tensors are wrong"
+    found = [figures for figures in found if "compared" in figures]
+    if found:
+        wrong = [line for figures in found for line in figures["wrong"]]
+        compared, of = (sum(figures[name] for figures in found) for name in ("compared", "of"))
+        yield f"    {compared} of {of} comparisons made; {len(wrong)} tensors are wrong"
         yield from (f"      {line}" for line in wrong[:LOG_LINES])
-        yield f"    computed by {_forms(figures)}"
-    yield from _state(row)
+        forms = sum((Counter(figures["forms"]) for figures in found), Counter())
+        yield f"    computed by {_forms({**found[0], 'forms': forms})}"
+    for row in chosen:
+        if row.outcome.state != DONE:
+            yield f"    {row.item.name}"
+            yield from _state(row)
 
 
 def _networks(rows: Sequence[Row]) -> Iterator[str]:
     chosen = [row for row in rows if row.item.function.endswith("timings:measure")]
     if chosen:
-        yield f"\n{'':12}{'step':>12}{'inference':>21}{'peak memory':>21}{'first call':>21}"
+        yield f"\n{'':12}{'step':>12}{'inference':>21}{'peak memory':>21}{'first call*':>21}"
     for row in chosen:
         case, figures = Case(*row.item.arguments["case"]), row.outcome.figures
         yield f"{row.item.name}: {case.text}, {'x'.join(map(str, case.shape))}"
@@ -60,6 +68,8 @@ def _networks(rows: Sequence[Row]) -> Iterator[str]:
         if above:
             yield f"    ABOVE THE BOUND: {', '.join(above)}"
         yield from _state(row)
+    if chosen:
+        yield "* with compiling and tuning, while other items may compile too; all else is measured alone"
 
 
 def _form_line(form: str, row: Row) -> str:
@@ -113,7 +123,7 @@ def _trainings(rows: Sequence[Row]) -> Iterator[str]:
     shape = "x".join(map(str, phantom.outcome.figures.get("shape", []))) if phantom else ""
     yield f"\n{'nnU-Net trains on drawn frames':34}{'1st epoch':>10}{'2nd epoch':>12}{'ratio':>8}{'training loss':>20}"
     if shape:
-        yield f"batches of {shape}; the first epoch compiles"
+        yield f"batches of {shape}; the first epoch compiles, while other items may compile too"
     if phantom and phantom.outcome.state != DONE:
         yield from (f"    {PHANTOM}", *_state(phantom))
     base = chosen[TRAINERS[0]].outcome.figures.get("epochs") if TRAINERS[0] in chosen else None

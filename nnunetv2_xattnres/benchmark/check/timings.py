@@ -1,14 +1,14 @@
-"""Measures base and ours in training as in nnU-Net: first step, step, peak memory, inference, bandwidth."""
+"""Measures base and ours in training as in nnU-Net: first call, step, peak memory, inference, bandwidth."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from statistics import median
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nnunetv2_xattnres.architectures import use_kernel
 from nnunetv2_xattnres.architectures.kernels.available import forms_used, reader_forms
@@ -17,7 +17,8 @@ from nnunetv2_xattnres.benchmark.cases import ROUTINGS, Case, build
 from nnunetv2_xattnres.benchmark.check.process import Report, WrongResult
 from nnunetv2_xattnres.benchmark.timing import seconds
 
-WARM_UP = 3  # steps between the first one and the timed ones
+CALLS = {"step": "step", "inference": "infer"}  # the method of Training for each part
+WARM_UP = 3  # calls between the first one and the timed ones
 
 
 class Training:
@@ -91,10 +92,11 @@ def measure(
 ) -> None:
     """Measure one case, given as the values of a :class:`Case`; report each figure as soon as it is known.
 
-    ``parts`` names the measurements: ``step`` (with ``first`` and ``memory``), ``inference``, ``bandwidth``. The forms
-    are ``base`` and ``ours``, which take turns in each of ``rounds``. Times are medians in seconds, as callers wait.
-    ``forms`` counts the forms that computed the readers of ours in one step or forward pass. Bandwidths are in bytes
-    per second.
+    ``parts`` names the measurements: ``step`` (with ``memory``), ``inference``, ``bandwidth``. The forms are ``base``
+    and ``ours``, which take turns in each of ``rounds``. Times are medians in seconds, as callers wait. ``first`` is
+    the first call of the first part, while other items are prepared. Everything else is measured after all calls were
+    made once, when it is this item's turn. ``forms`` counts the forms that computed the readers of ours in one step or
+    forward pass. Bandwidths are in bytes per second.
 
     Raises:
         WrongResult: a loss is not a finite number.
@@ -104,12 +106,21 @@ def measure(
     network_and_input = Case(*case)
     x = torch.rand(tuple(network_and_input.shape), device=device)
     with use_kernel(kernel):
-        first, trainings = {}, {}
+        first: dict[str, float] = {}
+        trainings: dict[str, Training] = {}
         for form, routing in ROUTINGS.items():
             trainings[form] = training = Training(network_and_input, routing, device, compiled)
-            if "step" in parts:
-                first[form] = seconds(partial(training.step, x), cuda)
-                report(first=first)
+            calls = [partial(getattr(training, CALLS[part]), x) for part in parts if part in CALLS]
+            paused = report.paused()
+            first[form] = seconds(calls[0], cuda) - (report.paused() - paused)
+            report(first=first)
+            for call in calls:
+                _warm_up(call, cuda)
+        if "bandwidth" in parts:
+            _bandwidths(trainings["ours"].network, x, 1)
+        _free(trainings, cuda)
+        report.wait_for_turn()
+
         if "step" in parts:
             report(step=_in_turns({form: partial(t.step, x) for form, t in trainings.items()}, cuda, rounds))
             report(forms=_forms_of(partial(trainings["ours"].step, x)))
@@ -117,36 +128,43 @@ def measure(
             report(loss=losses)
             if not all(map(math.isfinite, losses.values())):
                 raise WrongResult(f"a loss is not a finite number: {losses}")
+            _free(trainings, cuda)
             if cuda:
-                for training in trainings.values():
-                    training.optimizer.zero_grad(set_to_none=True)
                 report(memory={form: training.peak_memory(x) for form, training in trainings.items()})
-        for training in trainings.values():
-            training.optimizer.zero_grad(set_to_none=True)
         if "inference" in parts:
-            calls = {form: partial(training.infer, x) for form, training in trainings.items()}
+            report(inference=_in_turns({form: partial(t.infer, x) for form, t in trainings.items()}, cuda, rounds))
             if "step" not in parts:
-                for form, call in calls.items():
-                    first[form] = seconds(call, cuda)
-                    report(first=first)
-            report(inference=_in_turns(calls, cuda, rounds))
-            if "step" not in parts:
-                report(forms=_forms_of(calls["ours"]))
+                report(forms=_forms_of(partial(trainings["ours"].infer, x)))
         if "bandwidth" in parts:
-            network, channels_last = trainings["ours"].network, torch.channels_last
-            if x.ndim == 5:
-                channels_last = torch.channels_last_3d
-            report(bandwidth={
-                name: bandwidth(network, x.shape, device, rounds, memory_format)
-                for name, memory_format in (("as it lies", torch.preserve_format), ("channels_last", channels_last))
-            })  # fmt: skip
+            report(bandwidth=_bandwidths(trainings["ours"].network, x, rounds))
 
 
-def _in_turns(calls: dict[str, partial], cuda: bool, rounds: int) -> dict[str, float]:
+def _free(trainings: Mapping[str, Training], cuda: bool) -> None:
+    """Give up gradients, and the memory that PyTorch keeps for later."""
+    for training in trainings.values():
+        training.optimizer.zero_grad(set_to_none=True)
+    if cuda:
+        torch.cuda.empty_cache()
+
+
+def _bandwidths(network: nn.Module, x: Tensor, rounds: int) -> dict[str, dict[str, float]]:
+    channels_last = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+    formats = {"as it lies": torch.preserve_format, "channels_last": channels_last}
+    return {
+        name: bandwidth(network, x.shape, x.device.type, rounds, memory_format)
+        for name, memory_format in formats.items()
+    }
+
+
+def _warm_up(call: Callable[[], object], cuda: bool) -> None:
+    for _ in range(WARM_UP if cuda else 1):
+        call()
+
+
+def _in_turns(calls: Mapping[str, Callable[[], object]], cuda: bool, rounds: int) -> dict[str, float]:
     """Median seconds of each call; ``ratio`` is the median of the rounds' ratios."""
     for call in calls.values():
-        for _ in range(WARM_UP if cuda else 1):
-            call()
+        _warm_up(call, cuda)
     times: dict[str, list[float]] = {form: [] for form in calls}
     for _ in range(rounds):
         for form, call in calls.items():
@@ -155,7 +173,7 @@ def _in_turns(calls: dict[str, partial], cuda: bool, rounds: int) -> dict[str, f
     return {**{form: median(taken) for form, taken in times.items()}, "ratio": ratio}
 
 
-def _forms_of(call: partial) -> dict[str, int]:
+def _forms_of(call: Callable[[], object]) -> dict[str, int]:
     forms_used.clear()
     call()
     return reader_forms()

@@ -38,7 +38,7 @@ def test_no_gpu_is_said(capsys):
 
 
 def test_exit_code_and_json(functions, monkeypatch, tmp_path, capsys):
-    def items(device, kernel, networks):
+    def items(device, kernel, networks, places):
         assert (device, kernel, networks) == ("cpu", "cuda", ["emcad-b2"])
         return [Item("a", "check_functions:good", after=()), Item("b", "check_functions:fails", after=())]
 
@@ -54,13 +54,13 @@ def test_exit_code_and_json(functions, monkeypatch, tmp_path, capsys):
 
 
 def test_an_interrupted_check_keeps_what_was_found(functions, monkeypatch, tmp_path, capsys):
-    def interrupted(items, budget):
-        yield next(run_items(items, budget))
+    def interrupted(items, budget, room):
+        yield next(run_items(items, budget, room))
         raise KeyboardInterrupt
 
     run_items = check.run_items
     monkeypatch.setattr(check, "run_items", interrupted)
-    monkeypatch.setattr(check, "items_for", lambda *_: [Item("a", "check_functions:good", after=())] * 2)
+    monkeypatch.setattr(check, "items_for", lambda *_: [Item(name, "check_functions:good", after=()) for name in "ab"])
     file = tmp_path / "check.json"
     assert cli.main(["bench", "--check", "--json", str(file)]) == 130
     content = json.loads(file.read_text(encoding="utf-8"))
@@ -75,7 +75,7 @@ def test_the_whole_check_on_a_cpu(tmp_path, capsys):
     code = cli.main(arguments)
     out = capsys.readouterr().out
     assert code == 0, out
-    assert "\nAll 7 items are done, and none is wrong.\n" in out
+    assert "\nAll 9 items are done, and none is wrong.\n" in out
     assert "computed by plain torch in " in out or "computed by Triton's interpreter in " in out
     rows = {row["name"]: row for row in json.loads(file.read_text(encoding="utf-8"))["rows"]}
     for trainer in ("nnUNetTrainer", "nnUNetTrainer_XAttnRes"):

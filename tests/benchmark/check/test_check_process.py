@@ -3,15 +3,37 @@ import time
 
 import pytest
 
-from nnunetv2_xattnres.benchmark.check.process import run_apart
+from nnunetv2_xattnres.benchmark.check.process import CAN_PAUSE, Apart
 
 
 @pytest.fixture
-def run(functions, tmp_path):
-    def run(name, limit=60, **arguments):
-        return run_apart(f"check_functions:{name}", arguments, limit, tmp_path / name, os.environ)
+def start(functions, tmp_path):
+    def start(name, /, **arguments):
+        process = Apart(f"check_functions:{name}", arguments, tmp_path / name, os.environ)
+        started.append(process)
+        return process
+
+    started = []
+    yield start
+    for process in started:
+        process.outcome()
+
+
+@pytest.fixture
+def run(start):
+    def run(name, /, **arguments):
+        process = start(name, **arguments)
+        until(process.ended)
+        return process.outcome()
 
     return run
+
+
+def until(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_figures_come_back_and_are_json(run):
@@ -26,6 +48,7 @@ def test_figures_come_back_and_are_json(run):
         ("fails", "failed", "ValueError: the first line"),
         ("no_memory", "out of memory", "does not fit"),
         ("wrapped_no_memory", "out of memory", "does not fit"),
+        ("busy", "GPU is busy", "another process uses it"),
         ("quits", "failed", "with exit code 3"),
         ("wrong", "wrong", "a loss is not a finite number"),
         ("missing", "failed", "AttributeError"),
@@ -40,12 +63,60 @@ def test_what_goes_wrong_is_said(run, name, state, message):
         assert outcome.log[-1] == "the second line"
 
 
-def test_what_hangs_is_ended_with_what_it_started(run):
-    outcome = run("hangs", limit=3)
-    assert outcome.state == "too long" and outcome.message == "no end within 3 s: stopped"
+def test_what_hangs_is_ended_with_what_it_started(start, tmp_path):
+    process = start("hangs")
+    until((tmp_path / "hangs" / "figures.json").exists)
+    outcome = process.outcome("too long", "no end: stopped")
+    assert outcome.state == "too long" and outcome.message == "no end: stopped"
     assert outcome.figures["before"] == 1
     for name in ("pid", "sleeper"):
         assert _ends(outcome.figures[name])
+
+
+def test_what_is_prepared_waits_for_its_turn(start):
+    process = start("measured")
+    until(process.waits)
+    seconds = process.seconds
+    time.sleep(0.5)
+    assert process.waits() and not process.ended() and process.seconds == seconds
+    process.give_turn()
+    assert process.has_turn and not process.waits()
+    until(process.ended)
+    outcome = process.outcome()
+    assert outcome.state == "done" and outcome.figures["turn"] and outcome.seconds >= seconds + 0.2
+
+
+@pytest.mark.skipif(not CAN_PAUSE, reason="signals of POSIX")
+def test_a_pause_does_not_count(start, tmp_path):
+    process = start("steps", folder=str(tmp_path), name="times", prepare=0.5)
+    until((tmp_path / "times").exists)
+    process.pause()
+    time.sleep(0.2)
+    size, seconds = (tmp_path / "times").stat().st_size, process.seconds
+    time.sleep(1)
+    assert (tmp_path / "times").stat().st_size == size and process.seconds == seconds
+    process.resume()
+    until(process.waits)
+    process.give_turn()
+    until(process.ended)
+    assert 1.2 <= process.outcome().figures["paused"] < 60
+
+
+def test_a_paused_process_is_ended(start, tmp_path):
+    process = start("hangs")
+    until((tmp_path / "hangs" / "figures.json").exists)
+    process.pause()
+    assert all(_ends(process.outcome().figures[name]) for name in ("pid", "sleeper"))
+
+
+def test_what_waits_ends_with_the_check(start):
+    process = start("measured")
+    until(process.waits)
+    process._process.stdin.close()  # as the system does when the check's own process ends
+    until(process.ended)
+    outcome = process.outcome()
+    assert outcome.state == "failed" and "turn" not in outcome.figures
+    assert outcome.log[-1] == "the check has ended: there will be no turn"
 
 
 def _ends(pid):

@@ -3,15 +3,23 @@ from nnunetv2_xattnres.benchmark.check.items import items_for
 from nnunetv2_xattnres.benchmark.check.process import Outcome
 from nnunetv2_xattnres.benchmark.check.table import tables
 
-CORRECT = {
-    "machine": "NVIDIA H100 80GB HBM3 (sm_90, 80 GiB), CUDA 12.8, 16 CPU cores; torch 2.11.0, Triton 3.6.0",
+MACHINE = "NVIDIA H100 80GB HBM3 (sm_90, 80 GiB), CUDA 12.8, 16 CPU cores; torch 2.11.0, Triton 3.6.0"
+HALF = {
+    "machine": MACHINE,
     "no_triton": "",
-    "compared": 22,
-    "of": 23,
-    "worst": {"float16": {"error": 1.4e-3, "bound": 2e-3, "where": "3D, contiguous: output"},
-              "float32": {"error": "inf", "bound": 1e-5, "where": "2D, contiguous: gradient of query"}},
+    "compared": 9,
+    "of": 9,
+    "worst": {"dtype": "float16", "error": 1.4e-3, "bound": 2e-3, "where": "3D, contiguous: output"},
+    "wrong": [],
+    "forms": {"Triton": 36},
+}  # fmt: skip
+SINGLE = {
+    **HALF,
+    "compared": 6,
+    "of": 7,
+    "worst": {"dtype": "float32", "error": "inf", "bound": 1e-5, "where": "2D, contiguous: gradient of query"},
     "wrong": ["float32, contiguous, 2D: gradient of query is off by inf"],
-    "forms": {"Triton": 88},
+    "forms": {"Triton": 20, "plain torch": 4},
 }  # fmt: skip
 EAGER = {
     "first": {"base": 1.2, "ours": 3.4},
@@ -31,7 +39,13 @@ COMPILED = {
 
 def rows(device="cuda", **outcomes):
     found = {item.name: item for item in items_for(device, None)}
-    names = {"eager": "clinicdb-2d eager", "compiled": "clinicdb-2d compiled", "volume": "volume-3d compiled"}
+    names = {
+        "half": "correctness float16",
+        "single": "correctness float32",
+        "eager": "clinicdb-2d eager",
+        "compiled": "clinicdb-2d compiled",
+        "volume": "volume-3d compiled",
+    }
     return [Row(found[names.get(name, name)], outcome) for name, outcome in outcomes.items()]
 
 
@@ -40,16 +54,19 @@ def done(**figures):
 
 
 def test_figures_stand_beside_their_bounds():
-    text = tables(rows(correctness=done(**CORRECT), compiled=done(**COMPILED), eager=done(**EAGER)))
+    single = Outcome("wrong", "1 tensors are beyond their bound", figures=SINGLE)
+    text = tables(rows(half=done(**HALF), single=single, compiled=done(**COMPILED), eager=done(**EAGER)))
     lines = text.splitlines()
     assert max(map(len, lines)) <= 100
     assert "NVIDIA H100 80GB HBM3 (sm_90, 80 GiB), CUDA 12.8, 16 CPU cores" in lines
     assert "    float16   1.4e-03   bound 2.0e-03" in lines
     assert "    float32   inf   bound 1.0e-05   WRONG" in lines
-    assert "    22 of 23 comparisons made; 1 tensors are wrong" in lines
-    assert "    computed by Triton in 88 of 88 calls" in lines
+    assert "    15 of 16 comparisons made; 1 tensors are wrong" in lines
+    assert "    computed by Triton in 56 of 60 calls, plain torch in 4 of 60 calls" in lines
+    assert lines.index("    wrong: 1 tensors are beyond their bound") == lines.index("    correctness float32") + 1
     compiled, eager = text.index("clinicdb-2d compiled: "), text.index("clinicdb-2d eager: ")
     assert "ABOVE THE BOUND: memory 1.25x (bound 1.20x)\n" in text[compiled:eager]
+    assert "\n* with compiling and tuning, while other items may compile too; all else is measured alone" in text
     assert "40.0 s   1.36x" in text[compiled:eager]  # what compiling costs
     assert "121.0 ms   2.33x" in text[eager:] and "5.67 GiB   1.19x" in text[eager:] and "3.4 s\n" in text[eager:]
     assert text.count("ABOVE THE BOUND: step 2.33x (bound 1.30x)") == 1 and "inference 1.15x (bound" not in text
@@ -77,7 +94,7 @@ def test_trainings_stand_beside_each_other():
         rows(phantom=done(shape=[12, 3, 128, 128]), nnUNetTrainer=base, nnUNetTrainer_XAttnRes=ours)
     ).splitlines()
     assert lines.pop() == "        readers computed by Triton in 900 of 900 calls"
-    assert lines[-3] == "batches of 12x3x128x128; the first epoch compiles"
+    assert lines[-3] == "batches of 12x3x128x128; the first epoch compiles, while other items may compile too"
     assert lines[-2].split() == ["nnUNetTrainer", "31.0", "s", "4.0", "s", "0.500", "to", "0.250"]
     assert lines[-1].split() == ["nnUNetTrainer_XAttnRes", "43.0", "s", "4.6", "s", "1.15x", "0.600", "to", "0.300"]
     failed = Outcome("not measured", "phantom is: failed")
@@ -91,7 +108,7 @@ def test_a_processor_has_no_bounds():
 
 
 def test_the_form_that_ran_is_named():
-    missing = {**CORRECT, "no_triton": "No module named 'triton'", "forms": {"plain torch": 88}}
-    text = tables(rows(correctness=done(**missing)))
+    missing = {**HALF, "no_triton": "No module named 'triton'", "forms": {"plain torch": 88}}
+    text = tables(rows(half=done(**missing)))
     assert "computed by plain torch in 88 of 88 calls (Triton cannot be used: No module named 'triton')" in text
-    assert "computed by another form" in tables(rows(correctness=done(**{**CORRECT, "forms": {}})))
+    assert "computed by another form" in tables(rows(half=done(**{**HALF, "forms": {}})))
