@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 import dataset_phantoms as phantoms
 import pytest
@@ -72,8 +73,9 @@ def test_nnunets_trainer_validates_on_the_split_of_the_conversion(prepared, numb
 def test_volumes_train_in_3d(prepared):
     (folder,) = prepared.preprocessed.glob("Dataset504_*")
     shrink(folder, "3d_fullres")
-    prepared.run("nnUNetv2_train", 504, "small", 0, "-tr", "nnUNetTrainer_XAttnRes_Trial", "-device", "cpu")
-    model = prepared.results / folder.name / "nnUNetTrainer_XAttnRes_Trial__nnUNetPlans__small"
+    prepared.environment["nnUNet_extTrainer"] = str(Path(__file__).parents[1] / "short_trainers")
+    prepared.run("nnUNetv2_train", 504, "small", 0, "-tr", "nnUNetTrainer_XAttnRes_Short", "-device", "cpu")
+    model = prepared.results / folder.name / "nnUNetTrainer_XAttnRes_Short__nnUNetPlans__small"
     architecture = json.loads((model / "plans.json").read_text())["configurations"]["small"]["architecture"]
     assert architecture["network_class_name"] == "nnunetv2_xattnres.architectures.XAttnResUNet"
     assert architecture["arch_kwargs"]["conv_op"] == "torch.nn.modules.conv.Conv3d"

@@ -298,19 +298,20 @@ def test_a_checkpoint_of_a_training_is_opened():
 
 @pytest.mark.slow
 def test_nnunets_command_trains_from_it(module_nnunet, tmp_path):
-    nnunet, plans_name = module_nnunet, "nnUNetXAttnResPlans"
+    nnunet, plans_name, short = module_nnunet, "nnUNetXAttnResPlans", "nnUNetTrainer_XAttnRes_Short"
+    nnunet.environment["nnUNet_extTrainer"] = str(Path(__file__).parents[1] / "short_trainers")
     raw = write_dataset(nnunet.raw, 717)
     nnunet.run("nnUNetv2_plan_and_preprocess", "-d", 717, "-c", "2d", "-npfp", 1, "-np", 1)
     shrink(nnunet.preprocessed / raw.name / "nnUNetPlans.json", "2d")
     nnunet.run("nnunetv2_xattnres", "plan", 717, "--study", "start")
     plans = json.loads((nnunet.preprocessed / raw.name / f"{plans_name}.json").read_text())
     source, output = save(build(plans, "2d"), tmp_path / "stock.pth"), tmp_path / "start.pth"
-    where = ("-p", plans_name, "-tr", "nnUNetTrainer_XAttnRes_Trial")
+    where = ("-p", plans_name, "-tr", short)
     command = ("nnunetv2_xattnres", "warmstart", source, "-d", 717, "-c", "2d_stock_start", *where, "-o", output)
     assert "did not fit, new" not in nnunet.run(*command).stdout
     train = ("nnUNetv2_train", 717, "2d_stock_start", 0, *where, "-device", "cpu", "-pretrained_weights", output)
     assert "Loading pretrained weights from file" in nnunet.run(*train).stdout
-    results = nnunet.results / raw.name / f"nnUNetTrainer_XAttnRes_Trial__{plans_name}__2d_stock_start" / "fold_0"
+    results = nnunet.results / raw.name / f"{short}__{plans_name}__2d_stock_start" / "fold_0"
     final = torch.load(results / "checkpoint_final.pth", weights_only=False)["network_weights"]
     assert final.keys() == torch.load(output, weights_only=True)["network_weights"].keys()
     gates = [key for key in final if key.endswith(".gate")]

@@ -27,7 +27,9 @@ def test_nothing_spills_and_loads_are_wide(name, card):
             assert 16 in widths, (case, tile, widths)
             # products have another branch for maps whose numbers of pixels or channels do not allow it
             assert 2 not in widths or name in ("project", "project back", "weight"), (case, tile, widths)
-            if name == "mix" and channels_last:  # addresses and sizes of entries alone; the others read statistics as well
+            if (
+                name == "mix" and channels_last
+            ):  # addresses and sizes of entries alone; the others read statistics as well
                 assert widths.count(4) <= 2, (case, tile, widths)
 
 
