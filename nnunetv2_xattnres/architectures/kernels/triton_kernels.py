@@ -82,6 +82,15 @@ def _load(
 
 
 @triton.jit
+def _store(
+    image, value, row, column, written, height, R, C: tl.constexpr, BLOCK_C: tl.constexpr, CHANNELS_LAST: tl.constexpr
+):
+    """Write pixels of a row of an image, ``[columns, BLOCK_C]``."""
+    places = image + _places(row, column, height, R, C, BLOCK_C, CHANNELS_LAST)
+    tl.store(places, value.to(image.dtype.element_ty), mask=_mask(written, C, BLOCK_C))
+
+
+@triton.jit
 def _near(index, size, target, dtype: tl.constexpr):
     """The two of ``size`` that are next to ``index`` of ``target`` (align_corners=False), and the share of the second.
 
@@ -95,6 +104,13 @@ def _near(index, size, target, dtype: tl.constexpr):
     before = tl.where(position < (before + 1) * unit, before, before + 1)
     before = tl.minimum(before, size - 1)
     return before, tl.minimum(before + 1, size - 1), (position - before * unit).to(dtype) * (1.0 / unit.to(dtype))
+
+
+@triton.jit
+def _near_in_line(line, across, width, W, dtype: tl.constexpr):
+    """The two pixels of a smaller entry's row that are next to a place in a line, and the share of the second."""
+    before, after, far = _near(across, width, W, dtype)
+    return before + line * width, after + line * width, far
 
 
 @triton.jit
@@ -119,9 +135,7 @@ def _load_between(
     """
     pixels = MIDDLE * width * C
     image = _image(pointer, height * pixels)
-    before, after, far = _near(across, width, W, dtype)
-    before += line * width
-    after += line * width
+    before, after, far = _near_in_line(line, across, width, W, dtype)
     upper, lower, down = _near(first, height, H, dtype)
     next_upper, next_lower, next_down = _near(second, height, H, dtype)
     above = _load_across(image + upper * pixels, before, after, far, C, BLOCK_C, dtype)
@@ -198,13 +212,10 @@ def _mix_kernel(
         logit, _rstd = _attend(other, query, eps, C)
         other_largest, other_total, decay, weight = _weigh(logit, other_largest, other_total)
         other_mixed = other_mixed * decay[:, None] + other * weight[:, None]
-    kind: tl.constexpr = out_ptr.dtype.element_ty
     image = _image(out_ptr, H * R * C)
-    places = image + _places(first, column, H, R, C, BLOCK_C, CHANNELS_LAST)
-    mask = _mask(inside, C, BLOCK_C)
-    tl.store(places, (mixed / total[:, None]).to(kind), mask=mask & (pair > 0))
-    places = image + _places(second, column, H, R, C, BLOCK_C, CHANNELS_LAST)
-    tl.store(places, (other_mixed / other_total[:, None]).to(kind), mask=mask & (2 * pair < H))
+    mixed, other_mixed = mixed / total[:, None], other_mixed / other_total[:, None]
+    _store(image, mixed, first, column, inside & (pair > 0), H, R, C, BLOCK_C, CHANNELS_LAST)
+    _store(image, other_mixed, second, column, inside & (2 * pair < H), H, R, C, BLOCK_C, CHANNELS_LAST)
 
 
 @triton.jit
@@ -228,6 +239,20 @@ def _shares(statistics, softmax, at, pixels, inside, C: tl.constexpr):
     weight = tl.exp(logit - tl.load(softmax + at, mask=inside, other=0.0))
     along_query = weight * (agreement - tl.load(softmax + pixels + at, mask=inside, other=0.0)) * rstd
     return weight, along_query, -along_query * logit * rstd * (1.0 / C)
+
+
+@triton.jit
+def _write_full(
+    entry, target, statistics, softmax, at, pixels, written, grad, query, row, column, inside, H, R, C: tl.constexpr,
+    BLOCK_C: tl.constexpr, CHANNELS_LAST: tl.constexpr, dtype: tl.constexpr,
+):  # fmt: skip
+    """Write the gradient of a row of an entry of full size; returns its part of the query's gradient, per pixel."""
+    value = _load(entry, row, column, inside, H, R, C, BLOCK_C, CHANNELS_LAST, dtype)
+    weight, along_query, along_value = _shares(statistics, softmax, at, pixels, written, C)
+    along_query = tl.where(written, along_query, 0.0)
+    gradient = grad * weight[:, None] + query * along_query[:, None] + value * along_value[:, None]
+    _store(target, gradient, row, column, written, H, R, C, BLOCK_C, CHANNELS_LAST)
+    return value * along_query[:, None]
 
 
 @triton.jit(do_not_specialize=["H", "FULL", "SMALL", "GRADIENTS"])
@@ -280,25 +305,18 @@ def _gradient_kernel(
     tl.debug_barrier()  # other threads of the program read what these wrote
 
     query_gradient = tl.zeros([COLUMNS, BLOCK_C], dtype)
-    kind: tl.constexpr = grad_ptr.dtype.element_ty
     for index in range(FULL):  # once more, mostly from the cache
         entry = _image(_entry(table, index, grad_ptr), elements)
         target = _image(_entry(table, GRADIENTS + index, grad_ptr), elements)
         statistics = _image(statistics_ptr, H * R) + index * 3 * pixels
-        value = _load(entry, first, column, inside, H, R, C, BLOCK_C, CHANNELS_LAST, dtype)
-        weight, along_query, along_value = _shares(statistics, softmax, at, pixels, in_first, C)
-        along_query = tl.where(in_first, along_query, 0.0)
-        gradient = grad * weight[:, None] + query * along_query[:, None] + value * along_value[:, None]
-        query_gradient += value * along_query[:, None]
-        places = target + _places(first, column, H, R, C, BLOCK_C, CHANNELS_LAST)
-        tl.store(places, gradient.to(kind), mask=_mask(in_first, C, BLOCK_C))
-        value = _load(entry, second, column, inside, H, R, C, BLOCK_C, CHANNELS_LAST, dtype)
-        weight, along_query, along_value = _shares(statistics, softmax, other_at, pixels, in_second, C)
-        along_query = tl.where(in_second, along_query, 0.0)
-        gradient = other_grad * weight[:, None] + query * along_query[:, None] + value * along_value[:, None]
-        query_gradient += value * along_query[:, None]
-        places = target + _places(second, column, H, R, C, BLOCK_C, CHANNELS_LAST)
-        tl.store(places, gradient.to(kind), mask=_mask(in_second, C, BLOCK_C))
+        query_gradient += _write_full(
+            entry, target, statistics, softmax, at, pixels, in_first, grad, query, first, column, inside, H, R, C,
+            BLOCK_C, CHANNELS_LAST, dtype,
+        )  # fmt: skip
+        query_gradient += _write_full(
+            entry, target, statistics, softmax, other_at, pixels, in_second, other_grad, query, second, column, inside,
+            H, R, C, BLOCK_C, CHANNELS_LAST, dtype,
+        )  # fmt: skip
     program = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
     tl.store(partial_ptr + program * C + channel, tl.sum(query_gradient, 0), mask=channel < C)
 
@@ -360,9 +378,7 @@ def _narrow_kernel(
     gradient += query * (above_q + same_q + below_q)[:, None]
     query_gradient = tl.zeros([BLOCK_C], dtype)
     entry = _image(_entry(table, index, grad_ptr), height * (MIDDLE * width * C))
-    before, after, far = _near(across, width, W, dtype)
-    before += line * width
-    after += line * width
+    before, after, far = _near_in_line(line, across, width, W, dtype)
     for step in range(-1, 2):
         neighbour = tl.minimum(tl.maximum(row + step, 0), height - 1)  # beyond the ends the weights are zero
         value = _load_across(entry + neighbour * (MIDDLE * width * C), before, after, far, C, BLOCK_C, dtype)
@@ -372,8 +388,7 @@ def _narrow_kernel(
         query_gradient += tl.sum(value * along_query[:, None], 0)
         gradient += value * along_value[:, None]
     target = _image(_entry(table, GRADIENTS + index, grad_ptr), height * R * C)
-    places = target + _places(row, column, height, R, C, BLOCK_C, CHANNELS_LAST)
-    tl.store(places, gradient.to(grad_ptr.dtype.element_ty), mask=_mask(inside, C, BLOCK_C))
+    _store(target, gradient, row, column, inside, height, R, C, BLOCK_C, CHANNELS_LAST)
     program = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
     tl.store(partial_ptr + program * C + channel, query_gradient, mask=channel < C)
 

@@ -18,7 +18,13 @@ from torch import Tensor
 
 from nnunetv2_xattnres.architectures.kernels import matrices, triton_kernels, triton_products
 from nnunetv2_xattnres.architectures.kernels.operators import memory_format_of
-from nnunetv2_xattnres.architectures.kernels.triton_launch import ALIGNMENT, INTERPRETED, table_for, write_table
+from nnunetv2_xattnres.architectures.kernels.triton_launch import (
+    ALIGNMENT,
+    INTERPRETED,
+    ceil_div,
+    table_for,
+    write_table,
+)
 from nnunetv2_xattnres.architectures.kernels.triton_products import Group
 
 # Of one entry at full size, for the images that are worked on together. Of the images of a backward pass there are half
@@ -67,7 +73,7 @@ class Plan:
         self.size = tuple(size)
         self.channels_last = channels_last
         images = max(1, chunk_bytes // max(1, math.prod(size) * self.channels * dtype.itemsize))
-        parts = -(-self.batch // images)  # of about the same size
+        parts = ceil_div(self.batch, images)  # of about the same size
         self.chunks = list(pairwise(self.batch * part // parts for part in range(parts + 1)))
         self.images = max(stop - start for start, stop in self.chunks)
 
@@ -193,7 +199,7 @@ class Plan:
 
 
 def _rounded(elements: int) -> int:
-    return -(-elements // 16) * 16
+    return ceil_div(elements, 16) * 16
 
 
 def part_of(scratch: Tensor, buffer: Buffer, *shape: int) -> Tensor:
