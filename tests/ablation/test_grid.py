@@ -64,6 +64,11 @@ def test_devices_are_the_visible_gpus(monkeypatch):
             devices(number)
 
 
+def test_a_gpu_that_is_named_twice_runs_two_cells_at_once(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,0")
+    assert devices(None) == [Device(1, "0"), Device(1, "0")]
+
+
 def test_the_training_continues_validates_or_is_left_alone_by_what_is_there(stubs):
     study = stubs.study("both")
     (cell,) = study.cells
