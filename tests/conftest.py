@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from nnunet_commands import code_of
 
 from nnunetv2_xattnres.ext_trainer import HOOK_FOLDER
 
@@ -71,7 +72,7 @@ class NNUNet:
 
     @staticmethod
     def _words(command: tuple[object, ...]) -> list[str]:
-        return [str(Path(sys.executable).parent / str(command[0])), *map(str, command[1:])]
+        return [sys.executable, "-c", code_of(str(command[0])), *map(str, command[1:])]
 
     def _variables(self, command: tuple[object, ...], hook: bool) -> dict[str, str]:
         environment = {
