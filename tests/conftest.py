@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from nnunet_commands import code_of
 
+from nnunetv2_xattnres.cli import main
 from nnunetv2_xattnres.ext_trainer import HOOK_FOLDER
 
 
@@ -62,6 +63,14 @@ class NNUNet:
         if check and done.returncode != 0:
             pytest.fail(f"{' '.join(map(str, command))} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done
+
+    def run_here(self, *command: object) -> None:
+        """Run one of our commands in this process, which has imported torch and nnU-Net already."""
+        with pytest.MonkeyPatch.context() as patch:
+            for folder in (self.raw, self.preprocessed, self.results):
+                patch.setenv(f"nnUNet_{folder.name}", str(folder))
+            code = main([str(word) for word in command])
+        assert code == 0, f"{' '.join(map(str, command))} ended with {code}"
 
     def start(self, *command: object) -> subprocess.Popen[bytes]:
         """Start one installed command with the hook, and return at once."""
