@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from nnunet_commands import code_of
 
+from nnunetv2_xattnres.cli import main
 from nnunetv2_xattnres.ext_trainer import HOOK_FOLDER
 
 
@@ -62,6 +64,14 @@ class NNUNet:
             pytest.fail(f"{' '.join(map(str, command))} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done
 
+    def run_here(self, *command: object) -> None:
+        """Run one of our commands in this process, which has imported torch and nnU-Net already."""
+        with pytest.MonkeyPatch.context() as patch:
+            for folder in (self.raw, self.preprocessed, self.results):
+                patch.setenv(f"nnUNet_{folder.name}", str(folder))
+            code = main([str(word) for word in command])
+        assert code == 0, f"{' '.join(map(str, command))} ended with {code}"
+
     def start(self, *command: object) -> subprocess.Popen[bytes]:
         """Start one installed command with the hook, and return at once."""
         return subprocess.Popen(
@@ -71,7 +81,7 @@ class NNUNet:
 
     @staticmethod
     def _words(command: tuple[object, ...]) -> list[str]:
-        return [str(Path(sys.executable).parent / str(command[0])), *map(str, command[1:])]
+        return [sys.executable, "-c", code_of(str(command[0])), *map(str, command[1:])]
 
     def _variables(self, command: tuple[object, ...], hook: bool) -> dict[str, str]:
         environment = {

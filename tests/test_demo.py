@@ -1,11 +1,13 @@
 """The demo: its drawings, its folder, its picture, and the whole of it in small."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from nnunet_commands import code_of
 from PIL import Image
 from scipy.ndimage import label
 
@@ -188,6 +190,11 @@ def test_the_picture_outlines_both_and_says_where_nothing_was_found(tmp_path):
 @pytest.mark.slow
 def test_the_whole_demo_in_small(tmp_path, capfd, monkeypatch):
     monkeypatch.delenv("nnUNet_extTrainer", raising=False)
+    plan = tmp_path / "nnUNetv2_plan_and_preprocess"
+    plan.write_text(f"#!{sys.executable}\nif __name__ == '__main__':\n    {code_of(plan.name)}\n")
+    plan.chmod(0o755)
+    commands = "nnunetv2_xattnres.demo.workspace.find_command"
+    monkeypatch.setattr(commands, lambda name: str(plan) if name == plan.name else find_command(name))
     result = run_demo(tmp_path / "demo", Settings(training=20, test=4, size=32))
     printed = capfd.readouterr().out
     assert {path.name for path in (tmp_path / "demo").iterdir()} == NAMES  # by which --overwrite knows it again

@@ -203,8 +203,8 @@ def test_folders_that_are_no_model(model, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dims", [2, 3])
-def test_predictions_are_those_of_nnunets_command(module_nnunet, tmp_path, dims):
+@pytest.mark.parametrize(("dims", "workers"), [(2, 1), (3, 0)])  # without workers, all is done in one process
+def test_predictions_are_those_of_nnunets_command(module_nnunet, tmp_path, dims, workers):
     configuration, name = ("2d", "Dataset001_Frames") if dims == 2 else ("3d_fullres", "Dataset002_Volumes")
     model = module_nnunet.results / name / f"nnUNetTrainer__nnUNetPlans__{configuration}"
     if dims == 2:
@@ -222,7 +222,7 @@ def test_predictions_are_those_of_nnunets_command(module_nnunet, tmp_path, dims)
     module_nnunet.environment["nnUNet_def_n_proc"] = str(default_num_processes)
     module_nnunet.run(
         "nnUNetv2_predict", "-d", name, "-c", configuration, "-f", 0, 1, "-i", images, "-o", output,
-        "-device", "cpu", "--save_probabilities", "-npp", 1, "-nps", 1, hook=False,
+        "-device", "cpu", "--save_probabilities", "-npp", workers, "-nps", workers, hook=False,
     )  # fmt: skip
     predict = Predictor(model, device="cpu")
     for case, image, spacing in cases:

@@ -71,7 +71,7 @@ def run_demo(output: Path, settings: Settings | None = None, *, overwrite: bool 
     with _step(4, "Predict the test frames (no hook)"):
         workspace.run(
             *("nnUNetv2_predict", "-i", dataset / TEST_IMAGES, "-o", predictions, "-d", 1, "-c", "2d", "-f", 0),
-            *(*choice, "-device", settings.device, "-npp", 1, "-nps", 1),
+            *(*choice, "-device", settings.device, "-npp", 0, "-nps", 0),  # in one process: the frames are few
         )
     model = workspace.results / DATASET / f"{settings.trainer}__nnUNetPlans__2d"
     untrained = workspace.root / "predictions_untrained"

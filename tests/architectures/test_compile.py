@@ -90,6 +90,7 @@ def test_every_network_and_variant_is_one_graph(training, network, variant):
 
     with torch.set_grad_enabled(training):
         outputs = torch.compile(network, fullgraph=True, backend=backend)(x)
+        torch.testing.assert_close(outputs, network(x))
     (graph,) = graphs
     assert sum("xattnres.read" in target for target in graph) == readers_of(network)
     assert not any("autocast" in target for target in graph)

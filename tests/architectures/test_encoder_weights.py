@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from shallow_vit import SHALLOW, shallow_vit
+from shallow_encoders import SHALLOW, shallow_vit
 from torch import nn
 
 from nnunetv2_xattnres.architectures import encoder_weights

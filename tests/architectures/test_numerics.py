@@ -27,20 +27,23 @@ def steps(network, images, dtype, count, learning_rate=0.01):
         torch.nn.utils.clip_grad_norm_(network.parameters(), 12)
         scaler.step(optimizer)
         scaler.update()
-        finite.append(all(bool(tensor.isfinite().all()) for tensor in (*outputs, *network.parameters())))
+        values = torch.cat([tensor.detach().flatten() for tensor in (*outputs, *network.parameters())])
+        finite.append(bool(values.isfinite().all()))
     return finite
 
 
-def small(variant):
-    shape = {"n_stages": 3, "features_per_stage": [4, 8, 8], "strides": [1, 2, 2], "n_conv_per_stage_decoder": 1}
-    return build("plain", variant, n_conv_per_stage=1, **shape)
+def small(variant, stages=3):
+    shape = {"features_per_stage": [4, 8, 8][:stages], "strides": [1, 2, 2][:stages], "n_conv_per_stage_decoder": 1}
+    return build("plain", variant, n_stages=stages, n_conv_per_stage=1, **shape)
 
 
 @pytest.mark.slow
 def test_two_thousand_steps_in_bfloat16():
     torch.manual_seed(0)
-    images = torch.randn(16, 2, 2, 16, 16)
-    finite = {variant: steps(small(variant), images, torch.bfloat16, 2000) for variant in ("baseline", "both")}
+    images = torch.randn(16, 2, 2, 8, 8)
+    # two stages have every path: entries that are pooled, enlarged, projected, and of the stage's own size
+    networks = {variant: small(variant, stages=2) for variant in ("baseline", "both")}
+    finite = {variant: steps(network, images, torch.bfloat16, 2000) for variant, network in networks.items()}
     assert all(finite["baseline"])  # or the test would ask for nothing
     assert all(finite["both"])
 

@@ -1,7 +1,7 @@
 import pytest
 import timm
 import torch
-from shallow_vit import SHALLOW, shallow_vit
+from shallow_encoders import SHALLOW, shallow_vit
 from torch import nn
 
 from nnunetv2_xattnres.architectures.dry_run import dry_run

@@ -219,7 +219,7 @@ def test_a_trained_model_with_stock_commands(module_nnunet, tmp_path):
         Image.fromarray(picture).save(images / f"disc_{number}_0000.png")
     nnunet.run("nnUNetv2_predict_from_modelfolder", "-i", images, "-o", tmp_path / "labels", "-m", folder, "-f", 0,
                "-device", "cpu", "--disable_tta", "-npp", 1, "-nps", 1)  # fmt: skip
-    nnunet.run("nnunetv2_xattnres", "export", "-m", folder, "-o", tmp_path / "out")
+    nnunet.run_here("export", "-m", folder, "-o", tmp_path / "out")
     found = set()
     for path in sorted(images.iterdir()):
         labels = predict(np.asarray(Image.open(path))[None], folder=tmp_path / "out")

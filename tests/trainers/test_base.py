@@ -15,6 +15,8 @@ from nnunetv2_xattnres.catalogue import routings
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.trainers import nnUNetTrainer_EMCAD, nnUNetTrainer_XAttnRes, nnUNetTrainer_XAttnRes_Paper
 
+# three images are one batch, of four as of the paper's sixteen
+RECIPE = {"epochs": 3, "scales": [1], "batch_size": 4}
 MODEL = "results/Dataset001_Phantom/{}__nnUNetXAttnResPlans__2d_both/fold_0"
 
 
@@ -47,7 +49,7 @@ def make(tmp_path, monkeypatch):
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
     monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
-    plans, dataset_json = make_plans(tmp_path, strides=[[1, 1]] * 3, recipe={"epochs": 3, "scales": [1]})
+    plans, dataset_json = make_plans(tmp_path, strides=[[1, 1]] * 3, recipe=RECIPE)
 
     def maker(trainer=Tiny, fold=0, routing=None):
         plans["configurations"]["2d_both"]["architecture"]["arch_kwargs"]["routing"] = routing

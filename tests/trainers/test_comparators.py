@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nnunet_commands import ONE_PROCESS
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from phantom_dataset import write_dataset
@@ -21,7 +22,7 @@ from nnunetv2_xattnres.trainers import (
 from nnunetv2_xattnres.trainers.losses import SubsetLoss, SumLoss
 
 COMPARED = [key for key, network in NETWORKS.items() if ".comparators." in network.class_name]
-COMMANDS = ("deeplabv3-plus", "uctransnet", "pvt-cascade")  # these go through nnU-Net's commands, the others in process
+COMMANDS = ("deeplabv3-plus", "pvt-cascade")  # these go through nnU-Net's commands, the others in process
 
 
 def test_the_sum_of_all_outputs_losses():
@@ -128,10 +129,10 @@ def test_nnunets_commands(module_nnunet, tmp_path, key):
         write_dataset(module_nnunet.raw, 15, side=32)
         module_nnunet.run("nnUNetv2_plan_and_preprocess", "-d", 15, "-c", "2d", "-npfp", 1, "-np", 1)
     options = ["--encoder-weights", "none", *(["--encoder", "pvt_v2_b0"] if key == "pvt-cascade" else [])]
-    module_nnunet.run("nnunetv2_xattnres", "plan", 15, "--network", key, "--study", "table2", *options)
+    module_nnunet.run_here("plan", 15, "--network", key, "--study", "table2", *options)
     name = f"2d_{NETWORKS[key].infix}baseline"
     plans = ["-p", "nnUNetXAttnResPlans", "-tr", "nnUNetTrainer_XAttnRes_Short", "-device", "cpu"]
     module_nnunet.run("nnUNetv2_train", 15, name, 0, *plans)
-    images = ["-i", raw / "imagesTs", "-o", tmp_path, "-npp", 1, "-nps", 1, "--disable_tta"]
+    images = ["-i", raw / "imagesTs", "-o", tmp_path, *ONE_PROCESS, "--disable_tta"]
     module_nnunet.run("nnUNetv2_predict", "-d", 15, "-c", name, "-f", 0, *plans, *images, hook=False)
     assert len(list(tmp_path.glob("case_*.png"))) == 2

@@ -6,7 +6,7 @@ import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as stock
 from phantom_plans import make_plans
-from test_base import MODEL, Tiny, TinyPaper, train
+from test_base import MODEL, RECIPE, Tiny, TinyPaper, train
 from torch import distributed
 from torch import multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
@@ -49,7 +49,7 @@ def _train(rank, folder, trainer, plans, dataset_json):
 @pytest.mark.slow
 @pytest.mark.parametrize("trainer", [TinyTraining, TinyPaper])
 def test_each_process_is_seeded_for_itself_and_for_every_epoch(tmp_path, trainer):
-    plans, dataset_json = make_plans(tmp_path, strides=[[1, 1]] * 3, recipe={"epochs": 3, "scales": [1]})
+    plans, dataset_json = make_plans(tmp_path, strides=[[1, 1]] * 3, recipe=RECIPE)
     mp.spawn(_train, (tmp_path, trainer, plans, dataset_json), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2))
     for process in (first, second):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from nnunet_commands import ONE_PROCESS
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from PIL import Image
 
@@ -87,7 +88,7 @@ def planned(module_nnunet, tmp_path_factory):
     source = timm.create_model("pvt_v2_b0", pretrained=False)
     torch.save(source.state_dict(), weights)
     options = ["--encoder", "pvt_v2_b0", "--encoder-weights", weights]
-    module_nnunet.run("nnunetv2_xattnres", "plan", 1, "--study", "backbone", *options)
+    module_nnunet.run_here("plan", 1, "--study", "backbone", *options)
     with pytest.MonkeyPatch.context() as patch:
         for name in ("raw", "preprocessed", "results"):
             patch.setenv(f"nnUNet_{name}", str(getattr(module_nnunet, name)))
@@ -106,15 +107,14 @@ def trainer(nnunet, trainer_class, configuration, continued=False, **plans_chang
         plans, configuration, 0, json.loads((folder / "dataset.json").read_text()), torch.device("cpu")
     )
     made.num_epochs, made.num_iterations_per_epoch, made.num_val_iterations_per_epoch = 1, 2, 1
+    made.logger.plot_progress_png = lambda folder: None  # a second for each epoch
     return made
 
 
 def predict(nnunet, trainer_name, configuration, folder):
     arguments = ["-tr", trainer_name, "-p", PLANS, "-c", configuration, "-d", 1, "-f", 0, "--disable_tta"]
     images = nnunet.raw / "Dataset001_Polyps" / "imagesTs"
-    nnunet.run(
-        "nnUNetv2_predict", "-i", images, "-o", folder, *arguments, "-device", "cpu", "-npp", 1, "-nps", 1, hook=False
-    )
+    nnunet.run("nnUNetv2_predict", "-i", images, "-o", folder, *arguments, "-device", "cpu", *ONE_PROCESS, hook=False)
     predicted = sorted(folder.glob("*.png"))
     assert [file.name for file in predicted] == ["frame_11.png", "frame_12.png"]
     for file in predicted:

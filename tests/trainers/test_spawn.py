@@ -8,10 +8,10 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from nnunet_commands import code_of
 from phantom_plans import make_plans
 from PIL import Image
 from without_posix import make_site
@@ -82,10 +82,10 @@ def test_from_plans_to_scores(tmp_path, python):
         pixels = np.random.default_rng(ord(case)).integers(0, 255, (40, 48, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "images" / f"{case}_0000.png")
         Image.fromarray(pixels[..., 0] // 128).save(tmp_path / "labelsTs" / f"{case}.png")
-    predict = Path(sys.executable).parent / "nnUNetv2_predict_from_modelfolder"
     predicted = tmp_path / "predicted"
-    python(predict, "-m", tmp_path / MODEL, "-i", tmp_path / "images", "-o", predicted, "-f", 0, "-device", "cpu",
-           "-npp", 1, "-nps", 1)  # fmt: skip
+    # the command's file would be imported by each of the twelve processes that nnU-Net lists the images with
+    python("-c", code_of("nnUNetv2_predict_from_modelfolder"), "-m", tmp_path / MODEL, "-i", tmp_path / "images",
+           "-o", predicted, "-f", 0, "-device", "cpu", "-npp", 1, "-nps", 1)  # fmt: skip
 
     words = ["evaluate", tmp_path / "labelsTs", predicted, "--workers", 2, "--json", tmp_path / "scores.json"]
     code = "import multiprocessing\nfrom nnunetv2_xattnres.cli import main\n"

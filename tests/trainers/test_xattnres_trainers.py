@@ -5,6 +5,7 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
+from nnunet_commands import ONE_PROCESS
 from phantom_dataset import shrink, write_dataset
 from PIL import Image
 
@@ -117,9 +118,8 @@ def test_stock_commands_from_training_to_a_shared_model(planned, tmp_path):
             assert names == ("nnUNetTrainer", TRIAL)
 
     images, predictions = raw / "imagesTs", tmp_path / "predictions"
-    predict = ("nnUNetv2_predict", "-d", 701, "-c", "2d", "-f", 0, "-tr", TRIAL, "-device", "cpu", "-i", images,
-               "-npp", 1, "-nps", 1)  # fmt: skip
-    nnunet.run(*predict, "-o", predictions, hook=False)
+    predict = ("nnUNetv2_predict", "-d", 701, "-c", "2d", "-f", 0, "-tr", TRIAL, "-device", "cpu", "-i", images)
+    nnunet.run(*predict, "-o", predictions, "-npp", 1, "-nps", 1, hook=False)
     assert sorted(p.name for p in predictions.glob("*.png")) == ["case_08.png", "case_09.png"]
     nnunet.run("nnUNetv2_evaluate_folder", raw / "labelsTs", predictions, "-djfile", raw / "dataset.json",
                "-pfile", model / "plans.json", hook=False)  # fmt: skip
@@ -134,7 +134,7 @@ def test_stock_commands_from_training_to_a_shared_model(planned, tmp_path):
     nnunet.run("nnUNetv2_export_model_to_zip", "-d", 701, "-c", "2d", "-f", 0, "-tr", TRIAL, "-o", archive, hook=False)
     model.rename(tmp_path / "away")
     nnunet.run("nnUNetv2_install_pretrained_model_from_zip", archive, hook=False)
-    nnunet.run(*predict, "-o", tmp_path / "again", hook=False)
+    nnunet.run(*predict, "-o", tmp_path / "again", *ONE_PROCESS, hook=False)
     for prediction in predictions.glob("*.png"):
         assert prediction.read_bytes() == (tmp_path / "again" / prediction.name).read_bytes()
 

@@ -298,12 +298,12 @@ def test_a_checkpoint_of_a_training_is_opened():
 
 @pytest.mark.slow
 def test_nnunets_command_trains_from_it(module_nnunet, tmp_path):
-    nnunet, plans_name, short = module_nnunet, "nnUNetXAttnResPlans", "nnUNetTrainer_XAttnRes_Short"
+    nnunet, plans_name, short = module_nnunet, "nnUNetXAttnResPlans", "nnUNetTrainer_XAttnRes_Unvalidated"
     nnunet.environment["nnUNet_extTrainer"] = str(Path(__file__).parents[1] / "short_trainers")
     raw = write_dataset(nnunet.raw, 717)
     nnunet.run("nnUNetv2_plan_and_preprocess", "-d", 717, "-c", "2d", "-npfp", 1, "-np", 1)
     shrink(nnunet.preprocessed / raw.name / "nnUNetPlans.json", "2d")
-    nnunet.run("nnunetv2_xattnres", "plan", 717, "--study", "start")
+    nnunet.run_here("plan", 717, "--study", "start")
     plans = json.loads((nnunet.preprocessed / raw.name / f"{plans_name}.json").read_text())
     source, output = save(build(plans, "2d"), tmp_path / "stock.pth"), tmp_path / "start.pth"
     where = ("-p", plans_name, "-tr", short)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from comparator_checks import ComparatorChecks
+from shallow_encoders import shallow_res2net
 from torch import nn
 from torch.nn import functional as F
 
@@ -16,6 +17,7 @@ from nnunetv2_xattnres.architectures.comparators.caranet import (
 class TestCaraNet(ComparatorChecks):
     network = CaraNet
     parameters = 44_593_560
+    shallow = staticmethod(shallow_res2net)
     outputs = 4
 
 

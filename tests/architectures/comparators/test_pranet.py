@@ -1,5 +1,6 @@
 import torch
 from comparator_checks import ComparatorChecks
+from shallow_encoders import shallow_res2net
 from torch.nn import functional as F
 
 from nnunetv2_xattnres.architectures.comparators import PraNet
@@ -9,6 +10,7 @@ from nnunetv2_xattnres.architectures.comparators.pranet import PraNetDecoder
 class TestPraNet(ComparatorChecks):
     network = PraNet
     parameters = 30_498_319
+    shallow = staticmethod(shallow_res2net)
     outputs = 4
 
 

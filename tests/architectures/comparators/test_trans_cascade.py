@@ -1,7 +1,7 @@
 import torch
 import torch.nn.functional as F
 from comparator_checks import ComparatorChecks
-from shallow_vit import shallow_vit
+from shallow_encoders import shallow_vit
 
 from nnunetv2_xattnres.architectures.comparators import TransCascade
 
@@ -9,12 +9,9 @@ from nnunetv2_xattnres.architectures.comparators import TransCascade
 class TestTransCascade(ComparatorChecks):
     network = TransCascade
     parameters = 123_520_975
+    shallow = staticmethod(shallow_vit)
     outputs = 4
     sums_outputs = True
-
-    def build(self, channels=3, classes=2, **kwargs):
-        with shallow_vit():
-            return super().build(channels, classes, **kwargs)
 
     def test_outputs_are_enlarged_with_aligned_corners(self):
         network = self.build(deep_supervision=True).eval()

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from comparator_checks import ComparatorChecks
-from shallow_vit import shallow_vit
+from shallow_encoders import shallow_vit
 from torch import nn
 
 from nnunetv2_xattnres.architectures.comparators import TransUNet
@@ -12,11 +12,8 @@ from nnunetv2_xattnres.architectures.comparators.transunet import TransUNetDecod
 class TestTransUNet(ComparatorChecks):
     network = TransUNet
     parameters = 105_322_001
+    shallow = staticmethod(shallow_vit)
     outputs = 1
-
-    def build(self, channels=3, classes=2, **kwargs):
-        with shallow_vit():
-            return super().build(channels, classes, **kwargs)
 
 
 def test_decoder_written_out():

@@ -4,7 +4,9 @@ TRITON_INTERPRET=1 python cuda_checks.py float32         under Triton's interpre
 TRITON_INTERPRET=0 python cuda_checks.py every_dtype     the plain-torch half
 """
 
+import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +124,7 @@ def every_dtype():
 
 
 def float16():
+    without_checks_for_overflow()
     _interpreted(torch.float16)
 
 
@@ -129,6 +132,7 @@ def bfloat16():
     from triton import language
     from triton.runtime import interpreter
 
+    without_checks_for_overflow()
     convert = interpreter._convert_float
 
     def rounded(values, source, target, mode):
@@ -143,6 +147,29 @@ def bfloat16():
 
 def float32():
     _interpreted(torch.float32)
+
+
+def without_checks_for_overflow():
+    """The whole numbers of a kernel are the same in every type: for float32, the interpreter checks each of them."""
+    from triton.runtime.interpreter import interpreter_builder
+
+    interpreter_builder.options = replace(interpreter_builder.options, sanitize_overflow=False)
+
+
+def prepare_the_language_once():
+    """The interpreter prepares triton.language for each call of each function, and that takes longer than the call."""
+    from triton.runtime import interpreter
+
+    prepare, prepared = interpreter._patch_lang, {}
+
+    def once(function):
+        """Returns what has nothing to undo, so that all of it stays as it is."""
+        namespace = id(function.__globals__)
+        if namespace not in prepared:
+            prepared[namespace] = type(prepare(function))
+        return prepared[namespace]()
+
+    interpreter._patch_lang = once
 
 
 def _interpreted(dtype):
@@ -226,5 +253,7 @@ def compiles():
 
 
 if __name__ == "__main__":
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        prepare_the_language_once()
     for name in sys.argv[1:]:
         globals()[name]()

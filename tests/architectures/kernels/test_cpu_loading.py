@@ -116,7 +116,9 @@ def test_compiled_loaded_and_healed_code_gives_the_same_bits(tmp_path):
     want, lines = reader(tmp_path)
     assert len(lines) == 1 and "Numba compiles" in lines[0]
     assert reader(tmp_path) == (want, [])
-    for file in tmp_path.rglob("*.nbc"):
+    damaged = [file for file in tmp_path.rglob("*.nbc") if ".differentiate-" not in file.name]  # the longest to compile
+    assert len(damaged) >= 3
+    for file in damaged:
         file.write_bytes(b"")
     bits, lines = reader(tmp_path)
     assert bits == want and len(lines) == 2 and "damaged" in lines[0] and "Numba compiles" in lines[1]
