@@ -22,7 +22,7 @@ from nnunetv2_xattnres.trainers import (
 from nnunetv2_xattnres.trainers.losses import SubsetLoss, SumLoss
 
 COMPARED = [key for key, network in NETWORKS.items() if ".comparators." in network.class_name]
-COMMANDS = ("deeplabv3-plus", "pvt-cascade", "swin-unet")  # these go through nnU-Net's commands, the others in process
+COMMANDS = ("missformer", "pvt-cascade", "swin-unet")  # these go through nnU-Net's commands, the others in process
 
 
 def test_the_sum_of_all_outputs_losses():
