@@ -7,8 +7,6 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunetv2_xattnres.architectures.dry_run import dry_run
-
 # sizes of images, each with channels and classes
 SHAPES = [((97, 131), 1, 1), ((224, 224), 3, 2), ((256, 320), 5, 9), ((33, 64), 3, 1), ((1, 40), 3, 2)]
 
@@ -46,9 +44,9 @@ class FormChecks:
     def test_any_size_channels_and_classes(self):
         for index, (size, channels, classes) in enumerate(SHAPES):
             with torch.device("meta"), self.shallow():
-                network = self.network(channels, classes, **self.small)
-            network.decoder.deep_supervision = supervised = index % 2 == 0
-            outputs = dry_run(network, (1, channels, *size))
+                network = self.network(channels, classes, **self.small).eval()
+                network.decoder.deep_supervision = supervised = index % 2 == 0
+                outputs = network(torch.rand(1, channels, *size))
             shapes = [output.shape for output in outputs] if supervised else [outputs.shape]
             assert shapes == [(1, classes, *size)] * (self.outputs if supervised else 1)
 
