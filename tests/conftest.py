@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from nnunet_commands import code_of
+from nnunet_commands import code_of, run_command
 
 from nnunetv2_xattnres.cli import main
 from nnunetv2_xattnres.ext_trainer import HOOK_FOLDER
@@ -57,9 +57,7 @@ class NNUNet:
 
     def run(self, *command: object, hook: bool = True, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run one installed command, such as ``nnUNetv2_train``; ``hook`` sets ``nnUNet_extTrainer``."""
-        done = subprocess.run(
-            self._words(command), env=self._variables(command, hook), capture_output=True, text=True, timeout=1200
-        )
+        done = run_command([str(word) for word in command], self._variables(command, hook), timeout=1200)
         if check and done.returncode != 0:
             pytest.fail(f"{' '.join(map(str, command))} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done
@@ -74,14 +72,10 @@ class NNUNet:
 
     def start(self, *command: object) -> subprocess.Popen[bytes]:
         """Start one installed command with the hook, and return at once."""
+        words = [sys.executable, "-c", code_of(str(command[0])), *map(str, command[1:])]
         return subprocess.Popen(
-            self._words(command), env=self._variables(command, True), stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-
-    @staticmethod
-    def _words(command: tuple[object, ...]) -> list[str]:
-        return [sys.executable, "-c", code_of(str(command[0])), *map(str, command[1:])]
+            words, env=self._variables(command, True), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
 
     def _variables(self, command: tuple[object, ...], hook: bool) -> dict[str, str]:
         environment = {
