@@ -1,8 +1,9 @@
 """nnU-Net's installed commands, and ours, in processes that start faster than the commands' files.
 
 A file of a command calls the same function. But every worker process imports that file again, and with it modules
-that the worker does not need: two seconds each. And each command imports torch and other libraries first: four seconds
-each. So :func:`run_command` forks a process that has imported them already, and no module of nnU-Net's or ours.
+that the worker does not need: two seconds each. A command imports torch and other libraries first: five seconds each.
+So :func:`run_command` forks each command from a process that has imported these libraries, but nothing of nnU-Net or
+ours.
 ``test_demo.py``, ``test_end_to_end.py`` and ``test_nnunet_matrix.py`` start the files.
 """
 
