@@ -4,11 +4,12 @@ A file of a command calls the same function. But every worker process imports th
 that the worker does not need: two seconds each. A command imports torch and other libraries first: five seconds each.
 So :func:`run_command` forks each command from a process that has imported these libraries, but nothing of nnU-Net or
 ours.
-``test_demo.py``, ``test_end_to_end.py`` and ``test_nnunet_matrix.py`` start the files.
+``test_demo.py`` and ``test_end_to_end.py`` start the files.
 """
 
 import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -43,7 +44,7 @@ def code_of(command: str) -> str:
 
 
 def run_command(words: list[str], environment: dict[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
-    """Run an installed command in a process of its own: ``words`` are its name and its arguments."""
+    """Run a command in a process of its own: ``words`` are its name, or "-m" and a module's, and its arguments."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(LIBRARIES))
     with tempfile.TemporaryDirectory() as folder:
@@ -67,8 +68,11 @@ def _as_command(words: list[str], environment: dict[str, str], folder: str, stre
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    sys.argv = list(words)
+    sys.argv = words[1:] if words[0] == "-m" else list(words)
     import torch
 
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # the libraries were imported in another environment
-    exec(code_of(words[0]), {"__name__": "__main__"})
+    if words[0] == "-m":
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    else:
+        exec(code_of(words[0]), {"__name__": "__main__"})

@@ -4,9 +4,9 @@ python tests/architectures/kernels/kernel_report.py
 """
 
 import inspect
-import os
 import re
 import subprocess
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -21,13 +21,13 @@ CASES = [(dtype, channels_last, 32) for dtype in DTYPES for channels_last in (Tr
 CASES += [("fp16", True, 320), ("fp16", False, 320)]
 INTRODUCTION = """# Registers and loads of the GPU kernels
 
-What Triton {version} and its ptxas make of each kernel, without a GPU. `{command}` writes this page, and a test compares the spills and the widths of the loads with what is compiled. Registers depend on the version of Triton: they are only shown. With Triton 3.2, the oldest one that is tested, nothing spills on sm_90 either.
+What Triton {version} makes of each kernel, without a GPU. `{command}` writes this page, and a test compares the stack and the widths of the loads with what is compiled. Registers that spill go to the stack: where it has 0 bytes, nothing spills. Registers depend on the version of Triton: they are only shown. With Triton 3.2, the oldest one that is tested, nothing spills on sm_90 either.
 
 The kernels `mix`, `gradient` and `narrow` are the mixture and its gradients. The others are the products around it: `project` and `project back` for the projections and the gradients of their inputs, `weight` for those of their weights, and `shorten` for the gradient of interpolation along lines. Weights are float32.
 
 The number of entries is no row of the table. Entries are a loop within each kernel and their number is an ordinary argument, so that one compiled kernel mixes 2 to 16 entries and more. A range goes over the tiles that are tuned on the user's card. `bytes` is the width of the loads that read most. 16 is the widest that there is. For the products it is that of the branch for maps whose numbers of pixels and channels are multiples of 8; other maps are read number by number.
 
-| kernel | card | dtype | layout | channels | registers | bytes spilled | bytes |
+| kernel | card | dtype | layout | channels | registers | stack | bytes |
 | --- | --- | --- | --- | --- | --- | --- | --- |
 """  # noqa: E501
 
@@ -71,7 +71,7 @@ def called(name: str, channels: int, dtype: str, channels_last: bool):
 
 @cache
 def compiled(name: str, channels: int, dtype: str, channels_last: bool, tile, card: int):
-    """Registers, bytes spilled, and the widths in bytes of loads in the order of the code."""
+    """Registers, bytes of the stack, and the widths in bytes of loads in the order of the code."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -92,24 +92,20 @@ def compiled(name: str, channels: int, dtype: str, channels_last: bool, tile, ca
         signature = {argument: kind for argument, kind in signature.items() if argument not in constants}
         source = ASTSource(fn=kernel, signature=signature, constants=constants, attrs=attributes)
     options = {"num_warps": tile.warps, "num_stages": 3}
-    ptx = triton.compile(source, target=GPUTarget("cuda", card, 32), options=options).asm["ptx"]
-    ptxas = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
-    suffix = "a" if card >= 90 else ""
-    said = subprocess.run(
-        [ptxas, "-v", f"--gpu-name=sm_{card}{suffix}", "-o", os.devnull, "/dev/stdin"],
-        input=ptx, capture_output=True, text=True,
-    ).stderr  # fmt: skip
+    made = triton.compile(source, target=GPUTarget("cuda", card, 32), options=options).asm
+    ptx = made["ptx"]
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(made["cubin"])
+        file.flush()
+        program = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+        said = subprocess.run([program, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
     widths = [
         int(vector or 1) * int(bits) // 8
         for vector, bits in re.findall(r"ld\.global(?:\.[a-uw-z]\w*(?:::\w+)?)*(?:\.v(\d))?\.\w(\d+)", ptx)
     ]
     # those that go to shared memory in the background
     widths += [int(size, 0) for size in re.findall(r"cp\.async\.c[ag]\.shared\.global[^,]*,[^,]*, (0x\w+|\d+)", ptx)]
-    return (
-        int(re.search(r"Used (\d+) registers", said)[1]),
-        int(re.search(r"(\d+) bytes spill stores", said)[1]),
-        widths,
-    )
+    return int(re.search(r"REG:(\d+)", said)[1]), int(re.search(r"STACK:(\d+)", said)[1]), widths
 
 
 def tiles_of(name: str, case):
@@ -123,13 +119,13 @@ def row(name: str, card: int, dtype: str, channels_last: bool, channels: int) ->
         compiled(name, channels, dtype, channels_last, tile, card)
         for tile in tiles_of(name, (dtype, channels_last, channels))
     ]
-    registers, spilled, _ = zip(*results, strict=True)
+    registers, stack, _ = zip(*results, strict=True)
     layout = "channels_last" if channels_last else "contiguous"
     # statistics, addresses and the query are loaded as well: what is loaded most, in bytes, are the entries
     most = [max(set(widths), key=lambda width: widths.count(width) * width) for *_, widths in results]
     # products have one branch for maps whose numbers of pixels and channels are multiples of 8, and one for others
     widest = [max(widths) for *_, widths in results] if name in PRODUCTS else most
-    return [name, f"sm_{card} ({CARDS[card]})", DTYPES[dtype], layout, str(channels), span(registers), span(spilled),
+    return [name, f"sm_{card} ({CARDS[card]})", DTYPES[dtype], layout, str(channels), span(registers), span(stack),
             span(widest)]  # fmt: skip
 
 

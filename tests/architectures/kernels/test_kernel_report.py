@@ -22,8 +22,8 @@ def test_nothing_spills_and_loads_are_wide(name, card):
     for case in CASES:
         dtype, channels_last, channels = case
         for tile in tiles_of(name, case):
-            _, spilled, widths = compiled(name, channels, dtype, channels_last, tile, card)
-            assert spilled == 0, (case, tile)
+            _, stack, widths = compiled(name, channels, dtype, channels_last, tile, card)
+            assert stack == 0, (case, tile)  # else registers spill
             assert 16 in widths, (case, tile, widths)
             # products have another branch for maps whose numbers of pixels or channels do not allow it
             assert 2 not in widths or name in ("project", "project back", "weight"), (case, tile, widths)
