@@ -10,10 +10,12 @@ ours.
 import multiprocessing
 import os
 import runpy
+import socket
 import subprocess
 import sys
 import tempfile
 from importlib.metadata import entry_points
+from multiprocessing import forkserver
 from pathlib import Path
 
 LIBRARIES = (
@@ -72,7 +74,29 @@ def _as_command(words: list[str], environment: dict[str, str], folder: str, stre
     import torch
 
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # the libraries were imported in another environment
+    if sys.version_info < (3, 14):  # later, the server wants a key as well
+        _let_workers_fork(folder=streams[0].parent)
     if words[0] == "-m":
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
     else:
         exec(code_of(words[0]), {"__name__": "__main__"})
+
+
+def _let_workers_fork(folder: Path) -> None:
+    """Processes that nnU-Net spawns fork from a copy of this process, which is what it is when a command starts.
+
+    Otherwise each imports torch again. What they are given is pickled all the same, and ``test_spawn.py`` spawns them.
+    """
+    address, (alive, hold) = str(folder / "workers"), os.pipe()
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    listener.listen()
+    child = os.fork()
+    if child == 0:
+        os.close(hold)
+        forkserver.main(listener.fileno(), alive, [])
+        os._exit(0)
+    server = forkserver._forkserver
+    server._forkserver_address, server._forkserver_alive_fd, server._forkserver_pid = address, hold, child
+    get_context = multiprocessing.get_context
+    multiprocessing.get_context = lambda method=None: get_context("forkserver" if method == "spawn" else method)

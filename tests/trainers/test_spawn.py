@@ -83,8 +83,10 @@ def test_from_plans_to_scores(tmp_path, python):
         Image.fromarray(pixels).save(tmp_path / "images" / f"{case}_0000.png")
         Image.fromarray(pixels[..., 0] // 128).save(tmp_path / "labelsTs" / f"{case}.png")
     predicted = tmp_path / "predicted"
-    # the command's file would be imported by each of the twelve processes that nnU-Net lists the images with
-    python("-c", code_of("nnUNetv2_predict_from_modelfolder"), "-m", tmp_path / MODEL, "-i", tmp_path / "images",
+    # nnU-Net lists the images with twelve processes, where one shows the same
+    few = "from nnunetv2.utilities.utils import create_lists_from_splitted_dataset_folder as lists; "
+    few += "lists.__defaults__ = (None, 1); "
+    python("-c", few + code_of("nnUNetv2_predict_from_modelfolder"), "-m", tmp_path / MODEL, "-i", tmp_path / "images",
            "-o", predicted, "-f", 0, "-device", "cpu", "-npp", 1, "-nps", 1)  # fmt: skip
 
     words = ["evaluate", tmp_path / "labelsTs", predicted, "--workers", 2, "--json", tmp_path / "scores.json"]
