@@ -397,6 +397,8 @@ def _narrow_kernel(
 # None of them spills on sm_80, sm_89 and sm_90: tests/architectures/kernels/test_kernel_report.py
 TILES = ((4096, 4), (8192, 8))
 NARROW_TILES = ((4096, 2), (8192, 4))
+# Of a thread at most. Without a limit, ptxas aims at 168 registers or fewer in four warps, and spills a few bytes.
+GRADIENT_REGISTERS = {"channels_last": 168, "contiguous": 255}
 
 
 @lru_cache(maxsize=256)
@@ -406,15 +408,19 @@ def tiles_for(kernel: Any, block: int, channels_last: bool, itemsize: int) -> tu
     if itemsize > 2:
         bytes_warps = bytes_warps[:1]  # with the second one, some widths of float32 spill
     pixels = 1 if channels_last else ALIGNMENT // itemsize  # where pixels lie side by side, so many are loaded at once
-    return tuple(dict.fromkeys(_tile_of(block, pixels, size // itemsize, warps) for size, warps in bytes_warps))
+    registers = None
+    if kernel is _gradient_kernel:
+        registers = GRADIENT_REGISTERS["channels_last" if channels_last else "contiguous"]
+    tiles = (_tile_of(block, pixels, size // itemsize, warps, registers) for size, warps in bytes_warps)
+    return tuple(dict.fromkeys(tiles))
 
 
-def _tile_of(block: int, fewest: int, values: int, warps: int) -> Tile:
+def _tile_of(block: int, fewest: int, values: int, warps: int, registers: int | None) -> Tile:
     """A tile of about so many values, and of at least ``fewest`` pixels."""
     pixels = max(values // block, fewest)
     if values // block <= fewest > 1:  # as many more warps, or values spill
         warps = min(8, warps * pixels * block // values)
-    return Tile(warps, COLUMNS=pixels)
+    return Tile(warps, registers if warps <= 4 else None, COLUMNS=pixels)
 
 
 def block_of(channels: int) -> int:

@@ -61,13 +61,13 @@ INTERPRETED = not isinstance(_entry, triton.runtime.JITFunction)
 
 
 class Tile(tuple):
-    """Compile-time constants and warps of a kernel, to choose from on the user's card."""
+    """Compile-time constants, warps and registers of a kernel, to choose from on the user's card."""
 
     __slots__ = ()
 
-    def __new__(cls, warps: int, **constants: int) -> Tile:
-        """Constants by their names in the kernel."""
-        return super().__new__(cls, (warps, *constants.items()))
+    def __new__(cls, warps: int, registers: int | None = None, **constants: int) -> Tile:
+        """Constants by their names in the kernel; ``registers`` of a thread at most, ``None`` as the compiler likes."""
+        return super().__new__(cls, (warps, registers, *constants.items()))
 
     @property
     def warps(self) -> int:
@@ -75,15 +75,26 @@ class Tile(tuple):
         return self[0]
 
     @property
+    def registers(self) -> int | None:
+        """Registers of a thread at most."""
+        return self[1]
+
+    @property
+    def options(self) -> dict[str, int]:
+        """The compiler's options; only its form for NVIDIA knows a number of registers."""
+        more = {} if self.registers is None or torch.version.hip else {"maxnreg": self.registers}
+        return {"num_warps": self.warps, **more}
+
+    @property
     def constants(self) -> dict[str, int]:
         """The kernel's arguments."""
-        return dict(self[1:])
+        return dict(self[2:])
 
 
 @lru_cache(maxsize=64)
 def _tuned(kernel: Any, tiles: tuple[Tile, ...], key: tuple[str, ...]) -> Any:
     """The kernel, to be tuned once per card and constants; newer Tritons keep the result on disk."""
-    configs = [triton.Config(tile.constants, num_warps=tile.warps) for tile in tiles]
+    configs = [triton.Config(tile.constants, **tile.options) for tile in tiles]
     more = {"cache_results": True} if "cache_results" in signature(triton.autotune).parameters else {}
     return triton.autotune(configs, key=list(key), do_bench=_bench, **more)(kernel)
 
@@ -126,10 +137,10 @@ def launch(
             tuned = _tuned(kernel, tiles, (*numbers, *by))
             tuned[grid](*arguments, **constants)
             best = tuned.best_config
-            _chosen[key] = tile = Tile(best.num_warps, **best.kwargs)
+            _chosen[key] = tile = Tile(best.num_warps, best.maxnreg, **best.kwargs)
             return tile
         tile = found or tiles[0]
-    kernel[grid(tile.constants)](*arguments, **constants, **tile.constants, num_warps=tile.warps)
+    kernel[grid(tile.constants)](*arguments, **constants, **tile.constants, **tile.options)
     return tile
 
 

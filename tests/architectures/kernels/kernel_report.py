@@ -3,11 +3,13 @@
 python tests/architectures/kernels/kernel_report.py
 """
 
+import hashlib
 import inspect
 import re
 import subprocess
 import tempfile
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 PAGE = Path(__file__).parents[3] / "docs" / "kernel-report.md"
@@ -16,19 +18,18 @@ MIXTURE = ("mix", "gradient", "narrow")
 PRODUCTS = ("project", "project back", "weight", "shorten")
 KERNELS = (*MIXTURE, *PRODUCTS)
 DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
-# dtype, channels_last, channels
-CASES = [(dtype, channels_last, 32) for dtype in DTYPES for channels_last in (True, False)]
-CASES += [("fp16", True, 320), ("fp16", False, 320)]
+LAYOUTS = (True, False)  # channels_last, contiguous
+WIDTHS = (32, 64, 128, 256, 320, 512)
 INTRODUCTION = """# Registers and loads of the GPU kernels
 
-What Triton {version} makes of each kernel, without a GPU. `{command}` writes this page, and a test compares the stack and the widths of the loads with what is compiled. Registers that spill go to the stack: where it has 0 bytes, nothing spills. Registers depend on the version of Triton: they are only shown. With Triton 3.2, the oldest one that is tested, nothing spills on sm_90 either.
+What Triton {version} makes of each kernel, without a GPU. `{command}` writes this page in a quarter of an hour. Tests hold every row to no stack and to loads of 16 bytes, compare the digest of the kernels with this one, `{digest}`, and compile a part of them again. Registers that spill go to the stack: where it has 0 bytes, nothing spills. Registers depend on the version of Triton: they are only shown. With Triton 3.2, the oldest one that is tested, nothing spills on sm_90 either.
 
 The kernels `mix`, `gradient` and `narrow` are the mixture and its gradients. The others are the products around it: `project` and `project back` for the projections and the gradients of their inputs, `weight` for those of their weights, and `shorten` for the gradient of interpolation along lines. Weights are float32.
 
-The number of entries is no row of the table. Entries are a loop within each kernel and their number is an ordinary argument, so that one compiled kernel mixes 2 to 16 entries and more. A range goes over the tiles that are tuned on the user's card. `bytes` is the width of the loads that read most. 16 is the widest that there is. For the products it is that of the branch for maps whose numbers of pixels and channels are multiples of 8; other maps are read number by number.
+The number of entries is no row of the table. Entries are a loop within each kernel and their number is an ordinary argument, so that one compiled kernel mixes 2 to 16 entries and more. A row is of {widths} channels, and a range goes over them and over the tiles that are tuned on the user's card. `bytes` is the width of the loads that read most. 16 is the widest that there is. For the products it is that of the branch for maps whose numbers of pixels and channels are multiples of 8; other maps are read number by number.
 
-| kernel | card | dtype | layout | channels | registers | stack | bytes |
-| --- | --- | --- | --- | --- | --- | --- | --- |
+| kernel | card | dtype | layout | registers | stack | bytes |
+| --- | --- | --- | --- | --- | --- | --- |
 """  # noqa: E501
 
 
@@ -91,7 +92,7 @@ def compiled(name: str, channels: int, dtype: str, channels_last: bool, tile, ca
         attributes = AttrsDescriptor.from_dict({"cls": "AttrsDescriptor", "arg_properties": properties})
         signature = {argument: kind for argument, kind in signature.items() if argument not in constants}
         source = ASTSource(fn=kernel, signature=signature, constants=constants, attrs=attributes)
-    options = {"num_warps": tile.warps, "num_stages": 3}
+    options = {**tile.options, "num_stages": 3}
     made = triton.compile(source, target=GPUTarget("cuda", card, 32), options=options).asm
     ptx = made["ptx"]
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -108,16 +109,12 @@ def compiled(name: str, channels: int, dtype: str, channels_last: bool, tile, ca
     return int(re.search(r"REG:(\d+)", said)[1]), int(re.search(r"STACK:(\d+)", said)[1]), widths
 
 
-def tiles_of(name: str, case):
-    dtype, channels_last, channels = case
-    return called(name, channels, dtype, channels_last)[3]
-
-
-def row(name: str, card: int, dtype: str, channels_last: bool, channels: int) -> list[str]:
+def row(name: str, card: int, dtype: str, channels_last: bool) -> list[str]:
     """A row of the table."""
     results = [
         compiled(name, channels, dtype, channels_last, tile, card)
-        for tile in tiles_of(name, (dtype, channels_last, channels))
+        for channels in WIDTHS
+        for tile in called(name, channels, dtype, channels_last)[3]
     ]
     registers, stack, _ = zip(*results, strict=True)
     layout = "channels_last" if channels_last else "contiguous"
@@ -125,16 +122,26 @@ def row(name: str, card: int, dtype: str, channels_last: bool, channels: int) ->
     most = [max(set(widths), key=lambda width: widths.count(width) * width) for *_, widths in results]
     # products have one branch for maps whose numbers of pixels and channels are multiples of 8, and one for others
     widest = [max(widths) for *_, widths in results] if name in PRODUCTS else most
-    return [name, f"sm_{card} ({CARDS[card]})", DTYPES[dtype], layout, str(channels), span(registers), span(stack),
-            span(widest)]  # fmt: skip
+    return [name, f"sm_{card} ({CARDS[card]})", DTYPES[dtype], layout, span(registers), span(stack), span(widest)]
 
 
 def span(numbers) -> str:
     return "-".join(map(str, sorted({min(numbers), max(numbers)})))
 
 
-def rows(name: str, card: int) -> list[list[str]]:
-    return [row(name, card, *case) for case in CASES]
+def digest() -> str:
+    """Of all that decides what is compiled, but for the version of Triton."""
+    from nnunetv2_xattnres.architectures.kernels import triton_kernels, triton_launch, triton_products
+
+    found = hashlib.sha256()
+    for module in (triton_kernels, triton_launch, triton_products):
+        for name, function in sorted(vars(module).items()):
+            if hasattr(function, "fn"):
+                found.update(f"{name} {inspect.getsource(function.fn)}".encode())
+    for name, width, dtype, last in product(KERNELS, WIDTHS, DTYPES, LAYOUTS):
+        _, types, constants, tiles = called(name, width, dtype, last)
+        found.update(f"{types} {constants} {tiles}".encode())
+    return found.hexdigest()[:16]
 
 
 def read() -> list[list[str]]:
@@ -147,8 +154,8 @@ if __name__ == "__main__":
     import triton
 
     command = f"python {Path(__file__).relative_to(PAGE.parents[1])}"
-    text = INTRODUCTION.format(version=triton.__version__, command=command)
-    for kernel in KERNELS:
-        for card in CARDS:
-            text += "".join(f"| {' | '.join(cells)} |\n" for cells in rows(kernel, card))
+    widths = f"{', '.join(map(str, WIDTHS[:-1]))} and {WIDTHS[-1]}"
+    text = INTRODUCTION.format(version=triton.__version__, command=command, digest=digest(), widths=widths)
+    for case in product(KERNELS, CARDS, DTYPES, LAYOUTS):
+        text += f"| {' | '.join(row(*case))} |\n"
     PAGE.write_text(text)

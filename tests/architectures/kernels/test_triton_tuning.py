@@ -2,7 +2,6 @@
 
 import os
 from importlib.util import find_spec
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,18 +23,21 @@ class Started:
 
 
 def test_the_tuner_is_asked_once_and_its_tile_is_used_from_then_on(monkeypatch):
+    import triton
+
     from nnunetv2_xattnres.architectures.kernels import triton_launch
     from nnunetv2_xattnres.architectures.kernels.triton_launch import Tile, launch
 
-    tuner, kernel = Started(SimpleNamespace(num_warps=8, kwargs={"BLOCK": 64})), Started()
+    tiles = Tile(4, BLOCK=32), Tile(8, 168, BLOCK=64)
+    tuner, kernel = Started(triton.Config(tiles[1].constants, **tiles[1].options)), Started()
     monkeypatch.setattr(triton_launch, "_tuned", lambda *_: tuner)
     monkeypatch.setattr(triton_launch, "_chosen", {})
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    tiles = Tile(4, BLOCK=32), Tile(8, BLOCK=64)
     call = kernel, tiles, lambda tile: (1,), (), {"C": 32}
     ran = [launch(*call, torch.empty(1)) for _ in range(3)]
     assert ran == [tiles[1]] * 3
-    assert tuner.calls == [{"C": 32}] and kernel.calls == [{"C": 32, "BLOCK": 64, "num_warps": 8}] * 2
+    assert tuner.calls == [{"C": 32}]
+    assert kernel.calls == [{"C": 32, "BLOCK": 64, "num_warps": 8, "maxnreg": 168}] * 2
     launch(*call, torch.empty(1, dtype=torch.float16))
     launch(*call, torch.empty(1), {"K": 3})
     assert len(tuner.calls) == 3  # another dtype is tuned by itself, and so is what the tile depends on
@@ -43,11 +45,13 @@ def test_the_tuner_is_asked_once_and_its_tile_is_used_from_then_on(monkeypatch):
 
 def test_what_a_tile_depends_on_can_be_kept_on_disk(monkeypatch):
     """Triton writes the key as JSON, which knows no dtypes."""
+    import triton
+
     from nnunetv2_xattnres.architectures.kernels import triton_launch
     from nnunetv2_xattnres.architectures.kernels.triton_launch import Tile, launch
 
     keys = []
-    tuner = Started(SimpleNamespace(num_warps=8, kwargs={"BLOCK": 64}))
+    tuner = Started(triton.Config({"BLOCK": 64}, num_warps=8))
     monkeypatch.setattr(triton_launch, "_tuned", lambda kernel, tiles, key: keys.append(key) or tuner)
     monkeypatch.setattr(triton_launch, "_chosen", {})
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
