@@ -207,7 +207,7 @@ def test_a_second_time_installs_nothing(clone):
     for _ in range(2):
         done = run(clone, "scripts/test", "-k", "one")
         assert done.returncode == 0, done.stderr
-        assert "tested with -m pytest -n 2 --dist loadfile --no-loadscope-reorder -k one, 1 thread" in done.stdout
+        assert "tested with -m pytest -n 3 --dist loadfile --no-loadscope-reorder -k one, 1 thread" in done.stdout
     assert len((clone / "installed.txt").read_text().splitlines()) == 1
     with (clone / "pyproject.toml").open("a") as file:
         file.write("\n# another dependency\n")
