@@ -99,6 +99,7 @@ class TinyPaper(nnUNetTrainer_XAttnRes_Paper):
         return super().train_step(batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainer", [Tiny, TinyPaper])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_seeded_training_that_continues_draws_what_an_uninterrupted_one_draws(make, monkeypatch, trainer, workers):

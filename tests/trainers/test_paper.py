@@ -344,6 +344,7 @@ def test_emcads_loss_is_the_sum_over_fifteen_subsets(make_trainer, labels):
     assert float(loss(outputs, [target] * 4)) == pytest.approx(wanted, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ddp", [False, True], ids=["one process", "ddp"])
 def test_each_scale_is_compiled_for_its_own_size(make_trainer, monkeypatch, ddp):
     sizes = []
