@@ -22,7 +22,7 @@ LAYOUTS = (True, False)  # channels_last, contiguous
 WIDTHS = (32, 64, 128, 256, 320, 512)
 INTRODUCTION = """# Registers and loads of the GPU kernels
 
-What Triton {version} makes of each kernel, without a GPU. `{command}` writes this page in a quarter of an hour. Tests hold every row to no stack and to loads of 16 bytes, compare the digest of the kernels with this one, `{digest}`, and compile a part of them again. Registers that spill go to the stack: where it has 0 bytes, nothing spills. Registers depend on the version of Triton: they are only shown. With Triton 3.2, the oldest one that is tested, nothing spills on sm_90 either.
+What Triton {version} makes of each kernel, without a GPU. `{command}` writes this page in eight minutes. Tests hold every row to no stack and to loads of 16 bytes, compare the digest of the kernels with this one, `{digest}`, and compile a part of them again. Registers that spill go to the stack: where it has 0 bytes, nothing spills. Registers depend on the version of Triton: they are only shown. With Triton 3.2, the oldest one that is tested, nothing spills on sm_90 either.
 
 The kernels `mix`, `gradient` and `narrow` are the mixture and its gradients. The others are the products around it: `project` and `project back` for the projections and the gradients of their inputs, `weight` for those of their weights, and `shorten` for the gradient of interpolation along lines. Weights are float32.
 
