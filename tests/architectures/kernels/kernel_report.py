@@ -140,7 +140,9 @@ def digest() -> str:
                 found.update(f"{name} {inspect.getsource(function.fn)}".encode())
     for name, width, dtype, last in product(KERNELS, WIDTHS, DTYPES, LAYOUTS):
         _, types, constants, tiles = called(name, width, dtype, last)
-        found.update(f"{types} {constants} {tiles}".encode())
+        # Triton's types have other representations in other versions, and the same names
+        named = {key: str(value) for key, value in constants.items()}
+        found.update(f"{types} {named} {tiles}".encode())
     return found.hexdigest()[:16]
 
 

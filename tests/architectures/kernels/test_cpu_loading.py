@@ -117,6 +117,7 @@ def test_compiled_loaded_and_healed_code_gives_the_same_bits(tmp_path):
     assert len(lines) == 1 and "Numba compiles" in lines[0]
     assert reader(tmp_path) == (want, [])
     damaged = sorted(tmp_path.rglob("*.nbc"), key=lambda file: file.stat().st_size)[:3]  # the quickest to compile
+    assert len(damaged) == 3
     for file in damaged:
         file.write_bytes(b"")
     bits, lines = reader(tmp_path)
