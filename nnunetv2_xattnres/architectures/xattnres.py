@@ -27,10 +27,8 @@ class History:
 
     def __init__(self) -> None:
         self.entries: list[Tensor] = []
-        # of each entry, itself and its smaller copies
-        self.pyramids: list[list[Tensor]] = []
-        # of which all entries have a copy where they were larger, as far as a compiler knows
-        self.sizes: list[torch.Size] = []
+        self.levels: list[Tensor] = []  # the entries and their smaller copies
+        self.owners: list[int] = []  # of each level, the index of its entry
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -40,37 +38,24 @@ class History:
 
     def append(self, feature: Tensor) -> None:
         """Add the output of a stage, ``[B, C, *S]``."""
+        self.owners.append(len(self.entries))
+        self.levels.append(feature)
         self.entries.append(feature)
-        self.pyramids.append([feature])
-
-    def has(self, size: torch.Size) -> bool:
-        """Whether ``size`` is one of ``sizes``.
-
-        Lengths are compared one by one. ``in`` makes one expression of them all, which takes a compiler minutes if it
-        knows the lengths as symbols only.
-        """
-        for known in self.sizes:
-            same = True
-            for have, want in zip(known, size, strict=True):
-                if have != want:
-                    same = False
-                    break
-            if same:
-                return True
-        return False
 
     def pooled(self, index: int, size: Sequence[int]) -> Tensor:
         """Entry ``index``, max-pooled to ``size``, from its smallest copy that gives the same values."""
-        pyramid = self.pyramids[index]
-        level = _level_for(pyramid, size)
+        level = _level_for(self.levels, self.owners, index, size)
         if tuple(level.shape[2:]) == tuple(size):
             return level
-        pyramid.append(_max_pool(level, size))
-        return pyramid[-1]
+        copy = _max_pool(level, size)
+        self.levels.append(copy)
+        self.owners.append(index)
+        return copy
 
 
-def _level_for(pyramid: Sequence[Tensor], size: Sequence[int]) -> Tensor:
-    """The copy that has ``size``, or else the smallest one that gives the same values as pooling the first one."""
+def _level_for(levels: Sequence[Tensor], owners: Sequence[int], index: int, size: Sequence[int]) -> Tensor:
+    """The copy of an entry that has ``size``, or else the smallest one that gives the same values as pooling it."""
+    pyramid = [level for level, owner in zip(levels, owners, strict=True) if owner == index]
     for level in reversed(pyramid):
         if all(have % want == 0 for have, want in zip(level.shape[2:], size, strict=True)):
             return level
@@ -82,14 +67,14 @@ def _max_pool(feature: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _read(
-    levels: Sequence[Tensor], counts: Sequence[int], x: Tensor, weights: Sequence[Tensor], query: Tensor,
+    levels: Sequence[Tensor], owners: Sequence[int], x: Tensor, weights: Sequence[Tensor], query: Tensor,
     norm_weight: Tensor, eps: float, name: str, share: bool,
 ) -> list[Tensor]:  # fmt: skip
     """A reader as one operator that consists of others.
 
     Args:
-        levels: The pyramids of all history entries, one after the other.
-        counts: Levels of each of them.
+        levels: The history entries and their smaller copies.
+        owners: Of each level, the index of its entry.
         x: The current feature.
         weights: Of the projections.
         query: The pseudo-query.
@@ -101,11 +86,11 @@ def _read(
     Returns:
         The mixture, and, to share, of each entry the level that it was made of.
     """
-    kernel, features, start = _KERNELS[name], [], 0
-    for count in counts:
-        pyramid, start = levels[start : start + count], start + count
-        size = [min(have, want) for have, want in zip(pyramid[0].shape[2:], x.shape[2:], strict=True)]
-        level = _level_for(pyramid, size)
+    kernel, features = _KERNELS[name], []
+    for index in range(max(owners) + 1):
+        entry = levels[owners.index(index)]
+        size = [min(have, want) for have, want in zip(entry.shape[2:], x.shape[2:], strict=True)]
+        level = _level_for(levels, owners, index, size)
         features.append(level if list(level.shape[2:]) == size else kernel.max_pool(level, size))
     mixed = kernel.mix([*features, x], weights, _scaled(query, norm_weight, x), eps)
     return [mixed, *features] if share else [mixed]
@@ -113,10 +98,14 @@ def _read(
 
 torch.library.define(
     "xattnres::read",
-    "(Tensor[] levels, int[] counts, Tensor x, Tensor[] weights, Tensor query, Tensor norm_weight, float eps, str name,"
+    "(Tensor[] levels, int[] owners, Tensor x, Tensor[] weights, Tensor query, Tensor norm_weight, float eps, str name,"
     " bool share) -> Tensor[]",
 )
 torch.library.impl("xattnres::read", "CompositeImplicitAutograd", _read)
+
+
+def _is_smaller(x: Tensor, entry: Tensor) -> bool:
+    return any(own < have for own, have in zip(x.shape[2:], entry.shape[2:], strict=True))
 
 
 def _scaled(query: Tensor, norm_weight: Tensor, x: Tensor) -> Tensor:
@@ -184,8 +173,8 @@ class XAttnRes(nn.Module):
         """Mix ``history`` (each ``[B, C_k, *S_k]``) and ``x`` (``[B, C, *S]``) to ``[B, C, *S]`` (eq. 8)."""
         if not self.projections:
             return x
-        if torch.compiler.is_dynamo_compiling() and _kernel_name(x) != "plain":
-            return self._gated(x, self._as_one_node(history, x))
+        if torch.compiler.is_dynamo_compiling() and (name := _kernel_name(x)) != "plain":
+            return self._gated(x, self._as_one_node(history, x, name))
         features, weights = self.inputs(history, x)
         mixed = kernel_for(x, self.query, *features).mix(features, weights, self.scaled_query(x), self.eps)
         return self._gated(x, mixed)
@@ -198,24 +187,23 @@ class XAttnRes(nn.Module):
         dtype = torch.promote_types(x.dtype, torch.float32)
         return torch.lerp(x.to(dtype), mixed.to(dtype), self.gate.to(dtype)).to(x.dtype)
 
-    def _as_one_node(self, history: Sequence[Tensor] | History, x: Tensor) -> Tensor:
+    def _as_one_node(self, history: Sequence[Tensor] | History, x: Tensor, name: str) -> Tensor:
         """The same for ``torch.compile``, which would take longest to trace the Python of :meth:`inputs`."""
-        pyramids = history.pyramids if isinstance(history, History) else [[entry] for entry in history]
         weights = [project.weight for project in self.projections if not isinstance(project, nn.Identity)]
-        if len(pyramids) != len(self.projections):
-            raise ValueError(f"built for {len(self.projections)} history entries, called with {len(pyramids)}")
-        levels, counts = [], []
-        for pyramid in pyramids:
-            levels += pyramid
-            counts.append(len(pyramid))
-        shared = history if isinstance(history, History) and not history.has(x.shape[2:]) else None
+        if len(history) != len(self.projections):
+            raise ValueError(f"built for {len(self.projections)} history entries, called with {len(history)}")
+        if not isinstance(history, History):
+            levels, owners, share = list(history), list(range(len(history))), False
+        else:
+            levels, owners = history.levels, history.owners
+            # where the network goes down, entries are pooled to a size that is new; on its way up they have been
+            share = _is_smaller(x, history.entries[-1])
         mixed, *features = torch.ops.xattnres.read(
-            levels, counts, x, weights, self.query, self.norm_weight, self.eps, _kernel_name(x), shared is not None
+            levels, owners, x, weights, self.query, self.norm_weight, self.eps, name, share
         )
-        if shared is not None:
-            shared.sizes.append(x.shape[2:])
-            for pyramid, feature in zip(pyramids, features, strict=True):
-                pyramid.append(feature)
+        if share:
+            levels += features
+            owners += range(len(features))
         return mixed
 
     def routing_weights(self, history: Sequence[Tensor] | History, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ takes longer on the host than a GPU takes for a small reader.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import Any
 
 import torch
@@ -70,6 +71,8 @@ def define_mix(name: str, forward: Forward, backward: Backward, *, device: str =
         def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
             query, *tensors = ctx.saved_tensors
             return None, None, *gradient_of(grad, tensors[: ctx.count], tensors[ctx.count :], query, ctx.eps)
+
+    Mixture.forward.__signature__ = signature(Mixture.forward)  # PyTorch asks for it in each call
 
     def mix(features: Sequence[Tensor], weights: Sequence[Tensor], query: Tensor, eps: float) -> Tensor:
         return Mixture.apply(len(features), eps, query, *features, *weights)
