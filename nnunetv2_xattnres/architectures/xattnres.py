@@ -105,6 +105,7 @@ torch.library.impl("xattnres::read", "CompositeImplicitAutograd", _read)
 
 
 def _is_smaller(x: Tensor, entry: Tensor) -> bool:
+    """Whether ``x`` has a shorter axis than ``entry``, which is then pooled."""
     return any(own < have for own, have in zip(x.shape[2:], entry.shape[2:], strict=True))
 
 
@@ -196,7 +197,7 @@ class XAttnRes(nn.Module):
             levels, owners, share = list(history), list(range(len(history))), False
         else:
             levels, owners = history.levels, history.owners
-            # where the network goes down, entries are pooled to a size that is new; on its way up they have been
+            # Down the network, the size of x is new, and later readers use the copies. Up again, copies exist.
             share = _is_smaller(x, history.entries[-1])
         mixed, *features = torch.ops.xattnres.read(
             levels, owners, x, weights, self.query, self.norm_weight, self.eps, name, share

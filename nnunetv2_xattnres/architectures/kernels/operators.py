@@ -124,6 +124,8 @@ def define_max_pool(
         def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
             return gradient_of(*ctx.saved_tensors, grad), None
 
+    Pooling.forward.__signature__ = signature(Pooling.forward)  # as in define_mix
+
     return Pooling.apply
 
 
