@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from inspect import signature
-from typing import Any
+from typing import Any, ParamSpec
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 
 Forward = Callable[[Sequence[Tensor], Sequence[Tensor], Tensor, float], Tensor]
 Backward = Callable[[Tensor, Sequence[Tensor], Sequence[Tensor], Tensor, float], list[Tensor]]
+_Arguments = ParamSpec("_Arguments")
 
 _INPUTS = "Tensor[] features, Tensor[] weights, Tensor query, float eps"
 
@@ -58,6 +59,7 @@ def define_mix(name: str, forward: Forward, backward: Backward, *, device: str =
         """The operator with its gradient. Tensors are ``query``, then ``count`` features, then weights."""
 
         @staticmethod
+        @_with_signature
         def forward(count: int, eps: float, query: Tensor, *tensors: Tensor) -> Tensor:
             return operator(tensors[:count], tensors[count:], query, eps)
 
@@ -71,8 +73,6 @@ def define_mix(name: str, forward: Forward, backward: Backward, *, device: str =
         def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
             query, *tensors = ctx.saved_tensors
             return None, None, *gradient_of(grad, tensors[: ctx.count], tensors[ctx.count :], query, ctx.eps)
-
-    Mixture.forward.__signature__ = signature(Mixture.forward)  # PyTorch asks for it in each call
 
     def mix(features: Sequence[Tensor], weights: Sequence[Tensor], query: Tensor, eps: float) -> Tensor:
         return Mixture.apply(len(features), eps, query, *features, *weights)
@@ -112,6 +112,7 @@ def define_max_pool(
         """The operator with its gradient."""
 
         @staticmethod
+        @_with_signature
         def forward(feature: Tensor, size: Sequence[int]) -> Tensor:
             return operator(feature, size)
 
@@ -124,8 +125,6 @@ def define_max_pool(
         def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
             return gradient_of(*ctx.saved_tensors, grad), None
 
-    Pooling.forward.__signature__ = signature(Pooling.forward)  # as in define_mix
-
     return Pooling.apply
 
 
@@ -135,6 +134,12 @@ def memory_format_of(x: Tensor) -> torch.memory_format:
     if x.is_contiguous(memory_format=channels_last) and not x.is_contiguous():
         return channels_last
     return torch.contiguous_format
+
+
+def _with_signature(forward: Callable[_Arguments, Tensor]) -> Callable[_Arguments, Tensor]:
+    """The same function, whose signature is computed once: PyTorch asks for it in each call."""
+    vars(forward)["__signature__"] = signature(forward)
+    return forward
 
 
 # The compiler may pass tensors in whatever order in memory they are: the forms take any.
