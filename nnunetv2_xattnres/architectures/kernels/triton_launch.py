@@ -2,7 +2,7 @@
 
 With ``TRITON_INTERPRET=1`` set before this module is imported, the kernels run on a CPU, slowly. The tests do that.
 """
-# ruff: noqa: ANN001, ANN202 - Triton functions: the arguments are pointers, tiles and compile-time constants
+# ruff: noqa: ANN001, ANN201, ANN202 - Triton functions: the arguments are pointers, tiles and compile-time constants
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def _write_table(
 
 
 @triton.jit
-def _entry(table, index, like):
+def entry_at(table, index, like):
     """The pointer of a tensor of ours, whose address is a multiple of 16 bytes, of the type of ``like``."""
     return tl.multiple_of(tl.load(table + index).to(like.dtype), 16)
 
 
 # What triton.jit returns depends on TRITON_INTERPRET at the time of import
-INTERPRETED = not isinstance(_entry, triton.runtime.JITFunction)
+INTERPRETED = not isinstance(entry_at, triton.runtime.JITFunction)
 
 
 class Tile(tuple):

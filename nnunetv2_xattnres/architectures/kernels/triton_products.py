@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from nnunetv2_xattnres.architectures.kernels.triton_launch import INTERPRETED, Tile, _entry, ceil_div, launch
+from nnunetv2_xattnres.architectures.kernels.triton_launch import INTERPRETED, Tile, ceil_div, entry_at, launch
 
 _INTERPRETED = tl.constexpr(INTERPRETED)
 MAX_ELEMENTS = 2**31 - 1  # of an image of a feature: places within it are 32-bit numbers
@@ -88,9 +88,9 @@ def _project_kernel(
         rows += 5
         width, pixels = tl.load(rows), tl.load(rows + 1)
         tiles = tl.cdiv(width if BACKWARD else C, BLOCK_M) * tl.cdiv(pixels, BLOCK_P)
-    source = _entry(table, tl.load(rows + 2), like)
-    weight = _entry(table, tl.load(rows + 3), weight_like)
-    target = _entry(table, tl.load(rows + 4), like)
+    source = entry_at(table, tl.load(rows + 2), like)
+    weight = entry_at(table, tl.load(rows + 3), weight_like)
+    target = entry_at(table, tl.load(rows + 4), like)
     image = tl.program_id(1).to(tl.int64)
     if (width % 8 == 0) & (pixels % 8 == 0) & (C % 8 == 0):  # the compiler sees the factor: loads are 16 bytes wide
         _project_tile(
@@ -146,7 +146,7 @@ def _weight_kernel(
         width, splits = tl.load(rows), tl.load(rows + 4)
         tiles = tl.cdiv(C, BLOCK_C) * tl.cdiv(width, BLOCK_K) * splits
     pixels = tl.load(rows + 1)
-    gradient, source = _entry(table, tl.load(rows + 2), like), _entry(table, tl.load(rows + 3), like)
+    gradient, source = entry_at(table, tl.load(rows + 2), like), entry_at(table, tl.load(rows + 3), like)
     target = partial + tl.load(rows + 5).to(tl.int64) * 16
     if (width % 8 == 0) & (pixels % 8 == 0) & (C % 8 == 0):
         _weight_tile(
@@ -207,7 +207,7 @@ def _shorten_kernel(
         rows += 4
         lines, width = tl.load(rows), tl.load(rows + 1)
         tiles = tl.cdiv(lines, BLOCK_N) * tl.cdiv(width, BLOCK_S)
-    source, target = _entry(table, tl.load(rows + 2), like), _entry(table, tl.load(rows + 3), like)
+    source, target = entry_at(table, tl.load(rows + 2), like), entry_at(table, tl.load(rows + 3), like)
     lines = lines // C * C  # the compiler sees the factor
     image = tl.program_id(1).to(tl.int64)
     source += image * lines * W

@@ -1,7 +1,7 @@
 """A reader on a GPU with Triton: what is launched, and where in memory everything lies.
 
 A GPU computes a reader faster than PyTorch starts its operations one after the other. So each step is one launch for
-all entries (``triton_products.py``, ``triton_kernels.py``), whatever depends on shapes alone is planned once, and
+all entries (``triton_products.py``, ``triton_mixture.py``), whatever depends on shapes alone is planned once, and
 intermediate results are parts of one buffer, which the kernels find by their addresses.
 """
 
@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nnunetv2_xattnres.architectures.kernels import matrices, triton_kernels, triton_products
+from nnunetv2_xattnres.architectures.kernels import matrices, triton_mixture, triton_products
 from nnunetv2_xattnres.architectures.kernels.operators import memory_format_of
 from nnunetv2_xattnres.architectures.kernels.triton_launch import (
     ALIGNMENT,
@@ -314,7 +314,7 @@ def forward(
             write_table(table, [*addresses, *(weight.data_ptr() for weight in reader.weights)])
             reader.align(table, scratch, start, stop - start)
             part = target if len(plan.chunks) == 1 else target[start:stop]
-            triton_kernels.mix(
+            triton_mixture.mix(
                 table, plan.rows_on_device, reader.query, eps, part, plan.full, plan.small, plan.channels_last
             )
     return out if direct else out.copy_(target)
@@ -342,7 +342,7 @@ def backward(
             addresses += reader.addresses(plan.backward, scratch, start, gradients)
             write_table(table, [*addresses, *(gradient.data_ptr() for gradient in weight_gradients)])
             reader.align(table, entries, start, images)
-            part = triton_kernels.differentiate(
+            part = triton_mixture.differentiate(
                 table, plan.rows_on_device, plan.heights, reader.query, eps,
                 grad if len(plan.chunks) == 1 else grad[start:stop],
                 plan.full, plan.small, plan.gradients_from, plan.channels_last,

@@ -28,7 +28,7 @@ def describe(device: str) -> str:
 def why_no_triton() -> str:
     """Why Triton's kernels cannot be imported; empty if they can."""
     try:
-        import nnunetv2_xattnres.architectures.kernels.triton_kernels  # noqa: F401
+        import nnunetv2_xattnres.architectures.kernels.triton_mixture  # noqa: F401
     except ImportError as error:
         return str(error).splitlines()[0]
     return ""

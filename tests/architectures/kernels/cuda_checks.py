@@ -175,10 +175,10 @@ def prepare_the_language_once():
 def _interpreted(dtype):
     """Every case in float32 and in one of the half types, in one layout and in the other one. Tiles are large: the
     interpreter's time goes with their number."""
-    from nnunetv2_xattnres.architectures.kernels import triton_kernels, triton_products
+    from nnunetv2_xattnres.architectures.kernels import triton_mixture, triton_products
     from nnunetv2_xattnres.architectures.kernels.triton_launch import Tile
 
-    triton_kernels.TILES, triton_kernels.NARROW_TILES = ((1 << 16, 4),), ((1 << 12, 4),)
+    triton_mixture.TILES, triton_mixture.NARROW_TILES = ((1 << 16, 4),), ((1 << 12, 4),)
     triton_products.project_tiles = lambda *_: (Tile(4, BLOCK_M=32, BLOCK_P=1024, BLOCK_K=32),)
     triton_products.weight_tiles = lambda *_: (Tile(4, BLOCK_C=32, BLOCK_K=32, BLOCK_P=1024),)
     triton_products.shorten_tiles = lambda *_: (Tile(4, BLOCK_S=32, BLOCK_N=512, BLOCK_W=64),)

@@ -37,11 +37,11 @@ def called(name: str, channels: int, dtype: str, channels_last: bool):
     """The kernel, the types of its arguments, its constants, and its tiles, as it is called."""
     import triton.language as tl
 
-    from nnunetv2_xattnres.architectures.kernels import triton_kernels, triton_products
+    from nnunetv2_xattnres.architectures.kernels import triton_mixture, triton_products
 
     entry = f"*{dtype}"
     if name in MIXTURE:
-        kernel, block = getattr(triton_kernels, f"_{name}_kernel"), triton_kernels.block_of(channels)
+        kernel, block = getattr(triton_mixture, f"_{name}_kernel"), triton_mixture.block_of(channels)
         types = {
             "table": "*i64",
             "sizes": "*i32",
@@ -52,7 +52,7 @@ def called(name: str, channels: int, dtype: str, channels_last: bool):
         }
         types |= {"softmax_ptr": "*fp32", "statistics_ptr": "*fp32", "partial_ptr": "*fp32", "eps": "fp32"}
         constants = {"MIDDLE": 1, "C": channels, "CHANNELS_LAST": channels_last, "BLOCK_C": block}
-        tiles = triton_kernels.tiles_for(kernel, block, channels_last, 4 if dtype == "fp32" else 2)
+        tiles = triton_mixture.tiles_for(kernel, block, channels_last, 4 if dtype == "fp32" else 2)
     else:
         half, backward = dtype != "fp32", name == "project back"
         kernel = getattr(triton_products, f"_{name.split()[0]}_kernel")
@@ -131,12 +131,12 @@ def span(numbers) -> str:
 
 def digest() -> str:
     """Of all that decides what is compiled, but for the version of Triton."""
-    from nnunetv2_xattnres.architectures.kernels import triton_kernels, triton_launch, triton_products
+    from nnunetv2_xattnres.architectures.kernels import triton_launch, triton_mixture, triton_pixels, triton_products
 
     found = hashlib.sha256()
-    for module in (triton_kernels, triton_launch, triton_products):
+    for module in (triton_launch, triton_pixels, triton_mixture, triton_products):
         for name, function in sorted(vars(module).items()):
-            if hasattr(function, "fn"):
+            if hasattr(function, "fn") and function.fn.__module__ == module.__name__:
                 found.update(f"{name} {inspect.getsource(function.fn)}".encode())
     for name, width, dtype, last in product(KERNELS, WIDTHS, DTYPES, LAYOUTS):
         _, types, constants, tiles = called(name, width, dtype, last)

@@ -81,11 +81,11 @@ class Bytes(TorchDispatchMode):
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("plan", [clinicdb, volume])
 def test_at_most_two_and_a_half_times_what_must_be_moved(plan, channels_last, monkeypatch):
-    from nnunetv2_xattnres.architectures.kernels import triton_kernels, triton_products, triton_reader
+    from nnunetv2_xattnres.architectures.kernels import triton_mixture, triton_products, triton_reader
 
     counter = Bytes()
     for module, names in (
-        (triton_kernels, ["mix", "differentiate"]),
+        (triton_mixture, ["mix", "differentiate"]),
         (triton_products, ["project", "differentiate_weights", "sum_weights", "shorten"]),
         (triton_reader, ["plan_of", "write_table"]),
     ):

@@ -32,7 +32,7 @@ class Operations(TorchDispatchMode):
 @pytest.fixture
 def launches(monkeypatch):
     """Counts launches by kernel."""
-    from nnunetv2_xattnres.architectures.kernels import triton_kernels, triton_launch, triton_products, triton_reader
+    from nnunetv2_xattnres.architectures.kernels import triton_launch, triton_mixture, triton_products, triton_reader
 
     counts = Counter()
 
@@ -45,7 +45,7 @@ def launches(monkeypatch):
         def __getitem__(self, grid):
             return lambda *arguments, **constants: counts.update(["_write_table"])
 
-    monkeypatch.setattr(triton_kernels, "launch", launch)
+    monkeypatch.setattr(triton_mixture, "launch", launch)
     monkeypatch.setattr(triton_products, "launch", launch)
     monkeypatch.setattr(triton_launch, "_write_table", Table())
     monkeypatch.setattr(cuda, "triton_kernels", lambda module, x, takes: triton_reader)

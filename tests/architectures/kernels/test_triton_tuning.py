@@ -76,7 +76,7 @@ def test_nothing_is_tuned_while_a_cuda_graph_is_captured(monkeypatch):
 @pytest.mark.parametrize("ran", [0, 1])
 def test_the_querys_gradient_sums_what_the_tile_that_ran_has_written(ran, monkeypatch):
     """There is room for the tile with most programs: the rest of it was never written."""
-    from nnunetv2_xattnres.architectures.kernels import triton_kernels
+    from nnunetv2_xattnres.architectures.kernels import triton_mixture
 
     def launch(kernel, tiles, grid, arguments, constants, like):
         tile = tiles[min(ran, len(tiles) - 1)]
@@ -88,8 +88,8 @@ def test_the_querys_gradient_sums_what_the_tile_that_ran_has_written(ran, monkey
         return tile
 
     total = []
-    monkeypatch.setattr(triton_kernels, "launch", launch)
+    monkeypatch.setattr(triton_mixture, "launch", launch)
     table = sizes = torch.empty(0)
     grad = torch.empty(2, 32, 6, 100, dtype=torch.float16)
-    of_query = triton_kernels.differentiate(table, sizes, 5, torch.zeros(32), 1e-6, grad, 1, 2, 3, False)
+    of_query = triton_mixture.differentiate(table, sizes, 5, torch.zeros(32), 1e-6, grad, 1, 2, 3, False)
     assert of_query.tolist() == [sum(total)] * 32

@@ -1,10 +1,6 @@
 """The mixture of XAttnRes (eq. 5 to 8) and its gradients as three Triton kernels for an NVIDIA GPU.
 
-The output has ``H`` rows (the first spatial axis) of ``MIDDLE`` lines (the second of three axes; one in 2D) of ``W``
-pixels. An entry may have fewer rows and shorter lines: it is interpolated along both inside the kernels, from the four
-pixels next to each output pixel. Such entries lie in memory with the channels of a pixel side by side,
-``[B, h, MIDDLE, w, C]``. Entries of full size, the output, and all gradients may also be contiguous, with the channels
-outside.
+``triton_pixels.py`` says how entries lie in memory, and what H, MIDDLE, W and R are.
 
 Arithmetic is what limits them, not memory: each value of the output needs four of every smaller entry. So:
 
@@ -30,141 +26,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from nnunetv2_xattnres.architectures.kernels.triton_launch import ALIGNMENT, Tile, _entry, ceil_div, launch
-
-
-@triton.jit
-def _columns(R, W, COLUMNS: tl.constexpr, CHANNELS_LAST: tl.constexpr):
-    """Columns of a program's pixels, which of them exist, and their line and place in it."""
-    column = tl.program_id(0) % tl.cdiv(R, COLUMNS) * COLUMNS + tl.arange(0, COLUMNS)
-    inside = column < R
-    existing = tl.minimum(column, R - 1)  # so that what is read needs no mask
-    return existing if CHANNELS_LAST else column, inside, existing // W, existing % W
-
-
-@triton.jit
-def _image(pointer, elements):
-    """Where the program's image begins, in 64 bits, which large volumes need. Places within it have 32."""
-    return pointer + tl.program_id(1).to(tl.int64) * elements
-
-
-@triton.jit
-def _places(row, column, height, R, C: tl.constexpr, BLOCK_C: tl.constexpr, CHANNELS_LAST: tl.constexpr):
-    """Where the pixels of a row of an image lie, ``[columns, BLOCK_C]``."""
-    channel = tl.arange(0, BLOCK_C)[None, :]
-    if CHANNELS_LAST:
-        return ((row * R + column) * C)[:, None] + channel
-    return (row * R + column)[:, None] + channel * (height * R)
-
-
-@triton.jit
-def _load_channels(pointers, C: tl.constexpr, BLOCK_C: tl.constexpr):
-    if C == BLOCK_C:
-        return tl.load(pointers)
-    return tl.load(pointers, mask=(tl.arange(0, BLOCK_C) < C)[None, :], other=0.0)
-
-
-@triton.jit
-def _mask(inside, C: tl.constexpr, BLOCK_C: tl.constexpr):
-    return inside[:, None] if C == BLOCK_C else inside[:, None] & (tl.arange(0, BLOCK_C) < C)[None, :]
-
-
-@triton.jit
-def _load(
-    image, row, column, inside, height, R, C: tl.constexpr, BLOCK_C: tl.constexpr, CHANNELS_LAST: tl.constexpr,
-    dtype: tl.constexpr,
-):  # fmt: skip
-    """Pixels of a row of an image of full size, ``[columns, BLOCK_C]``."""
-    places = image + _places(row, column, height, R, C, BLOCK_C, CHANNELS_LAST)
-    if CHANNELS_LAST:
-        return _load_channels(places, C, BLOCK_C).to(dtype)
-    return tl.load(places, mask=_mask(inside, C, BLOCK_C), other=0.0).to(dtype)
-
-
-@triton.jit
-def _store(
-    image, value, row, column, written, height, R, C: tl.constexpr, BLOCK_C: tl.constexpr, CHANNELS_LAST: tl.constexpr
-):
-    """Write pixels of a row of an image, ``[columns, BLOCK_C]``."""
-    places = image + _places(row, column, height, R, C, BLOCK_C, CHANNELS_LAST)
-    tl.store(places, value.to(image.dtype.element_ty), mask=_mask(written, C, BLOCK_C))
-
-
-@triton.jit
-def _near(index, size, target, dtype: tl.constexpr):
-    """The two of ``size`` that are next to ``index`` of ``target`` (align_corners=False), and the share of the second.
-
-    The position is ``position / (2 target)``. A division of whole numbers takes longer than all else here, so the
-    quotient is estimated in floats; the rest is exact again.
-    """
-    unit = 2 * target
-    position = tl.maximum((2 * index + 1) * size - target, 0)
-    before = (position.to(tl.float32) * (1.0 / unit)).to(tl.int32)
-    before = tl.where(position < before * unit, before - 1, before)
-    before = tl.where(position < (before + 1) * unit, before, before + 1)
-    before = tl.minimum(before, size - 1)
-    return before, tl.minimum(before + 1, size - 1), (position - before * unit).to(dtype) * (1.0 / unit.to(dtype))
-
-
-@triton.jit
-def _near_in_line(line, across, width, W, dtype: tl.constexpr):
-    """The two pixels of a smaller entry's row that are next to a place in a line, and the share of the second."""
-    before, after, far = _near(across, width, W, dtype)
-    return before + line * width, after + line * width, far
-
-
-@triton.jit
-def _load_across(
-    row, before, after, far, C: tl.constexpr, BLOCK_C: tl.constexpr, dtype: tl.constexpr
-):  # fmt: skip
-    """Pixels of one row of a smaller entry, interpolated along its lines."""
-    channel = tl.arange(0, BLOCK_C)[None, :]
-    left = _load_channels(row + ((before * C)[:, None] + channel), C, BLOCK_C).to(dtype)
-    right = _load_channels(row + ((after * C)[:, None] + channel), C, BLOCK_C).to(dtype)
-    return left + far[:, None] * (right - left)
-
-
-@triton.jit
-def _load_between(
-    pointer, first, second, line, across, height, width, H, MIDDLE, W, C: tl.constexpr, BLOCK_C: tl.constexpr,
-    dtype: tl.constexpr,
-):  # fmt: skip
-    """The pixels of two rows of the output in a smaller entry, interpolated along lines and rows.
-
-    The rows lie between the same two of the entry where the ratio of sizes is even: these are loaded once.
-    """
-    pixels = MIDDLE * width * C
-    image = _image(pointer, height * pixels)
-    before, after, far = _near_in_line(line, across, width, W, dtype)
-    upper, lower, down = _near(first, height, H, dtype)
-    next_upper, next_lower, next_down = _near(second, height, H, dtype)
-    above = _load_across(image + upper * pixels, before, after, far, C, BLOCK_C, dtype)
-    below = _load_across(image + lower * pixels, before, after, far, C, BLOCK_C, dtype)
-    value = above + down * (below - above)
-    if next_upper != upper:
-        above = _load_across(image + next_upper * pixels, before, after, far, C, BLOCK_C, dtype)
-        below = _load_across(image + next_lower * pixels, before, after, far, C, BLOCK_C, dtype)
-    return value, above + next_down * (below - above)
-
-
-@triton.jit
-def _load_rows(
-    table, sizes, index, like, first, second, column, inside, line, across, H, MIDDLE, W, FULL, C: tl.constexpr,
-    BLOCK_C: tl.constexpr, CHANNELS_LAST: tl.constexpr, dtype: tl.constexpr,
-):  # fmt: skip
-    """The pixels of two rows of the output in an entry: the FULL first ones have full size."""
-    pointer = _entry(table, index, like)
-    R = MIDDLE * W
-    if index < FULL:
-        image = _image(pointer, H * R * C)
-        value = _load(image, first, column, inside, H, R, C, BLOCK_C, CHANNELS_LAST, dtype)
-        other = _load(image, second, column, inside, H, R, C, BLOCK_C, CHANNELS_LAST, dtype)
-    else:
-        size = sizes + 2 * (index - FULL)
-        value, other = _load_between(
-            pointer, first, second, line, across, tl.load(size), tl.load(size + 1), H, MIDDLE, W, C, BLOCK_C, dtype
-        )
-    return value, other
+from nnunetv2_xattnres.architectures.kernels.triton_launch import ALIGNMENT, Tile, ceil_div, entry_at, launch
+from nnunetv2_xattnres.architectures.kernels.triton_pixels import (
+    columns_of,
+    image_of,
+    load_across,
+    load_pixels,
+    load_rows,
+    near_in_line,
+    store_pixels,
+)
 
 
 @triton.jit
@@ -193,7 +64,7 @@ def _mix_kernel(
     R = MIDDLE * W
     pair = tl.program_id(0) // tl.cdiv(R, COLUMNS)
     first, second = tl.maximum(2 * pair - 1, 0), tl.minimum(2 * pair, H - 1)
-    column, inside, line, across = _columns(R, W, COLUMNS, CHANNELS_LAST)
+    column, inside, line, across = columns_of(R, W, COLUMNS, CHANNELS_LAST)
     channel = tl.arange(0, BLOCK_C)
     query = tl.load(query_ptr + channel, mask=channel < C, other=0.0)[None, :]
     dtype: tl.constexpr = query.dtype
@@ -202,7 +73,7 @@ def _mix_kernel(
     total = tl.zeros([COLUMNS], dtype)
     other_mixed, other_largest, other_total = mixed, largest, total
     for index in range(FULL + SMALL):
-        value, other = _load_rows(
+        value, other = load_rows(
             table, sizes, index, out_ptr, first, second, column, inside, line, across, H, MIDDLE, W, FULL, C, BLOCK_C,
             CHANNELS_LAST, dtype,
         )  # fmt: skip
@@ -212,10 +83,10 @@ def _mix_kernel(
         logit, _rstd = _attend(other, query, eps, C)
         other_largest, other_total, decay, weight = _weigh(logit, other_largest, other_total)
         other_mixed = other_mixed * decay[:, None] + other * weight[:, None]
-    image = _image(out_ptr, H * R * C)
+    image = image_of(out_ptr, H * R * C)
     mixed, other_mixed = mixed / total[:, None], other_mixed / other_total[:, None]
-    _store(image, mixed, first, column, inside & (pair > 0), H, R, C, BLOCK_C, CHANNELS_LAST)
-    _store(image, other_mixed, second, column, inside & (2 * pair < H), H, R, C, BLOCK_C, CHANNELS_LAST)
+    store_pixels(image, mixed, first, column, inside & (pair > 0), H, R, C, BLOCK_C, CHANNELS_LAST)
+    store_pixels(image, other_mixed, second, column, inside & (2 * pair < H), H, R, C, BLOCK_C, CHANNELS_LAST)
 
 
 @triton.jit
@@ -247,11 +118,11 @@ def _write_full(
     BLOCK_C: tl.constexpr, CHANNELS_LAST: tl.constexpr, dtype: tl.constexpr,
 ):  # fmt: skip
     """Write the gradient of a row of an entry of full size; returns its part of the query's gradient, per pixel."""
-    value = _load(entry, row, column, inside, H, R, C, BLOCK_C, CHANNELS_LAST, dtype)
+    value = load_pixels(entry, row, column, inside, H, R, C, BLOCK_C, CHANNELS_LAST, dtype)
     weight, along_query, along_value = _shares(statistics, softmax, at, pixels, written, C)
     along_query = tl.where(written, along_query, 0.0)
     gradient = grad * weight[:, None] + query * along_query[:, None] + value * along_value[:, None]
-    _store(target, gradient, row, column, written, H, R, C, BLOCK_C, CHANNELS_LAST)
+    store_pixels(target, gradient, row, column, written, H, R, C, BLOCK_C, CHANNELS_LAST)
     return value * along_query[:, None]
 
 
@@ -270,17 +141,17 @@ def _gradient_kernel(
     R = MIDDLE * W
     pair = tl.program_id(0) // tl.cdiv(R, COLUMNS)
     first, second = tl.maximum(2 * pair - 1, 0), tl.minimum(2 * pair, H - 1)
-    column, inside, line, across = _columns(R, W, COLUMNS, CHANNELS_LAST)
+    column, inside, line, across = columns_of(R, W, COLUMNS, CHANNELS_LAST)
     in_first, in_second = inside & (pair > 0), inside & (2 * pair < H)
     channel = tl.arange(0, BLOCK_C)
     query = tl.load(query_ptr + channel, mask=channel < C, other=0.0)[None, :]
     dtype: tl.constexpr = query.dtype
     elements = H * R * C
-    image = _image(grad_ptr, elements)
-    grad = _load(image, first, column, inside, H, R, C, BLOCK_C, CHANNELS_LAST, dtype)
-    other_grad = _load(image, second, column, inside, H, R, C, BLOCK_C, CHANNELS_LAST, dtype)
+    image = image_of(grad_ptr, elements)
+    grad = load_pixels(image, first, column, inside, H, R, C, BLOCK_C, CHANNELS_LAST, dtype)
+    other_grad = load_pixels(image, second, column, inside, H, R, C, BLOCK_C, CHANNELS_LAST, dtype)
     pixels = tl.num_programs(1).to(tl.int64) * H * R
-    softmax = _image(softmax_ptr, H * R)
+    softmax = image_of(softmax_ptr, H * R)
     at, other_at = first * R + column, second * R + column
 
     largest = tl.full([COLUMNS], -float("inf"), dtype)
@@ -288,11 +159,11 @@ def _gradient_kernel(
     mean = tl.zeros([COLUMNS], dtype)
     other_largest, other_total, other_mean = largest, total, mean
     for index in range(FULL + SMALL):
-        value, other = _load_rows(
+        value, other = load_rows(
             table, sizes, index, grad_ptr, first, second, column, inside, line, across, H, MIDDLE, W, FULL, C, BLOCK_C,
             CHANNELS_LAST, dtype,
         )  # fmt: skip
-        target = _image(statistics_ptr, H * R) + index * 3 * pixels
+        target = image_of(statistics_ptr, H * R) + index * 3 * pixels
         largest, total, mean = _observe(value, grad, query, eps, largest, total, mean, target + at, pixels, in_first, C)
         other_largest, other_total, other_mean = _observe(
             other, other_grad, query, eps, other_largest, other_total, other_mean, target + other_at, pixels,
@@ -306,9 +177,9 @@ def _gradient_kernel(
 
     query_gradient = tl.zeros([COLUMNS, BLOCK_C], dtype)
     for index in range(FULL):  # once more, mostly from the cache
-        entry = _image(_entry(table, index, grad_ptr), elements)
-        target = _image(_entry(table, GRADIENTS + index, grad_ptr), elements)
-        statistics = _image(statistics_ptr, H * R) + index * 3 * pixels
+        entry = image_of(entry_at(table, index, grad_ptr), elements)
+        target = image_of(entry_at(table, GRADIENTS + index, grad_ptr), elements)
+        statistics = image_of(statistics_ptr, H * R) + index * 3 * pixels
         query_gradient += _write_full(
             entry, target, statistics, softmax, at, pixels, in_first, grad, query, first, column, inside, H, R, C,
             BLOCK_C, CHANNELS_LAST, dtype,
@@ -334,7 +205,7 @@ def _narrow_kernel(
     sum of w (a G + b q + c V) needs one product per element, w a G. The rest is done once, after the loop.
     """
     R = MIDDLE * W
-    column, inside, line, across = _columns(R, W, COLUMNS, CHANNELS_LAST)
+    column, inside, line, across = columns_of(R, W, COLUMNS, CHANNELS_LAST)
     row = tl.program_id(0) // tl.cdiv(R, COLUMNS)  # among those of all smaller entries; most work comes first
     index = FULL
     height = tl.load(sizes)
@@ -348,9 +219,9 @@ def _narrow_kernel(
     query = tl.load(query_ptr + channel, mask=channel < C, other=0.0)[None, :]
     dtype: tl.constexpr = query.dtype
     pixels = tl.num_programs(1).to(tl.int64) * H * R
-    softmax = _image(softmax_ptr, H * R)
-    statistics = _image(statistics_ptr, H * R) + index * 3 * pixels
-    image = _image(grad_ptr, H * R * C)
+    softmax = image_of(softmax_ptr, H * R)
+    statistics = image_of(statistics_ptr, H * R) + index * 3 * pixels
+    image = image_of(grad_ptr, H * R * C)
 
     first = tl.maximum(((2 * row - 1) * H) // (2 * height) - 1, 0)
     last = tl.minimum(((2 * row + 3) * H) // (2 * height) + 2, H)
@@ -364,7 +235,7 @@ def _narrow_kernel(
         share = tl.maximum(1.0 - tl.abs(ahead), 0.0)
         above, below = tl.maximum(-ahead, 0.0), tl.maximum(ahead, 0.0)
         weight, along_query, along_value = _shares(statistics, softmax, output_row * R + column, pixels, inside, C)
-        grad = _load(image, output_row, column, inside, H, R, C, BLOCK_C, CHANNELS_LAST, dtype)
+        grad = load_pixels(image, output_row, column, inside, H, R, C, BLOCK_C, CHANNELS_LAST, dtype)
         gradient += grad * (weight * share)[:, None]
         along_query *= share
         along_value *= share
@@ -377,18 +248,18 @@ def _narrow_kernel(
 
     gradient += query * (above_q + same_q + below_q)[:, None]
     query_gradient = tl.zeros([BLOCK_C], dtype)
-    entry = _image(_entry(table, index, grad_ptr), height * (MIDDLE * width * C))
-    before, after, far = _near_in_line(line, across, width, W, dtype)
+    entry = image_of(entry_at(table, index, grad_ptr), height * (MIDDLE * width * C))
+    before, after, far = near_in_line(line, across, width, W, dtype)
     for step in range(-1, 2):
         neighbour = tl.minimum(tl.maximum(row + step, 0), height - 1)  # beyond the ends the weights are zero
-        value = _load_across(entry + neighbour * (MIDDLE * width * C), before, after, far, C, BLOCK_C, dtype)
+        value = load_across(entry + neighbour * (MIDDLE * width * C), before, after, far, C, BLOCK_C, dtype)
         along_query = tl.where(step < 0, above_q, tl.where(step == 0, same_q, below_q))
         along_query = tl.where(inside, along_query, 0.0)
         along_value = tl.where(step < 0, above_v, tl.where(step == 0, same_v, below_v))
         query_gradient += tl.sum(value * along_query[:, None], 0)
         gradient += value * along_value[:, None]
-    target = _image(_entry(table, GRADIENTS + index, grad_ptr), height * R * C)
-    _store(target, gradient, row, column, inside, height, R, C, BLOCK_C, CHANNELS_LAST)
+    target = image_of(entry_at(table, GRADIENTS + index, grad_ptr), height * R * C)
+    store_pixels(target, gradient, row, column, inside, height, R, C, BLOCK_C, CHANNELS_LAST)
     program = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
     tl.store(partial_ptr + program * C + channel, query_gradient, mask=channel < C)
 
