@@ -22,7 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "convert": ("dataset_conversion.command", "convert a data set to nnU-Net's raw format"),
     "inspect": ("dataset_conversion.inspection", "check a raw data set: its cases, its splits and its masks"),
     "plan": ("plans.command", "write a plans file with the variants of an ablation study"),
-    "warmstart": ("warmstart.command", "start a training from a checkpoint of another network"),
+    "warmstart": ("warmstart.command", "make a checkpoint for -pretrained_weights from that of another network"),
     "complexity": ("benchmark.complexity", "count parameters, multiply-accumulates and memory of each network"),
     "evaluate": ("evaluation.command", "compute Dice, IoU, HD95 and NSD per class and case"),
     "ablate": ("ablation.command", "run or continue an ablation study, locally or on SLURM, and write its report"),

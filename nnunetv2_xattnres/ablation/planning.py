@@ -59,18 +59,20 @@ def plan_study(folder: Path, request: Request, *, dry: bool = False) -> Study:
     """Plan the cells of a request, and add them to the study in the folder.
 
     Variants in the plans file are used as they are, also with another encoder or input size. Missing variants are
-    built, checked and written. This function writes only the plans file and, if it is missing, nnU-Net's split, because
-    cells that start together would write the split at the same time. It does not save the study.
+    built, checked and written. This function creates the study's folder, and writes only the plans file and, if it is
+    missing, nnU-Net's split, because cells that start together would write the split at the same time. It does not save
+    the study.
 
     Args:
         folder: The study's folder, which may exist.
         request: What to compare.
-        dry: Check everything, and write neither the plans file nor the split.
+        dry: Check everything, and write nothing.
 
     Raises:
-        InputError: something is missing or not preprocessed; the plans file has variants of other plans or of another
-            network; the split cannot be used; the study in the folder has other data, plans, trainer or rules for the
-            scores, or its configurations, split, labels or images have changed since it was planned.
+        InputError: something is missing or not preprocessed; the study's folder cannot be written to; the plans file
+            has variants of other plans or of another network; the split cannot be used; the study in the folder has
+            other data, plans, trainer or rules for the scores, or its configurations, split, labels or images have
+            changed since it was planned.
     """
     preprocessed = dataset_folder(request.dataset)
     study = Study(
@@ -120,6 +122,7 @@ def plan_study(folder: Path, request: Request, *, dry: bool = False) -> Study:
     if not dry:
         for name in variants.found:  # nnU-Net's own trainer takes them as they are; imports torch, so only now
             check_architecture(resolve(variants.plans, name)["architecture"], f"{request.plans}, {name}")
+        study.make_folder()
         variants.write()
         if splits is None and numbers:
             make_splits(preprocessed, identifiers[0])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from nnunetv2_xattnres.ablation.grid import Cell
@@ -114,9 +115,22 @@ class Study:
                 if not self.state_file(cell).exists():
                     write_json(self.state_file(cell), {"format": FORMAT, "state": State.PENDING})
         except InputError as error:
-            raise InputError(
-                f"the study cannot be written to {self.folder}: give another folder with --output", [error.summary]
-            ) from error
+            raise self._unwritable(error.summary) from error
+
+    def make_folder(self) -> None:
+        """Create the folder, and check that files can be written to it, before anything is written elsewhere.
+
+        Raises:
+            InputError: the folder cannot be created or written to.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=self.folder).close()
+        except OSError as error:
+            raise self._unwritable(str(error)) from error
+
+    def _unwritable(self, reason: str) -> InputError:
+        return InputError(f"the study cannot be written to {self.folder}: give another folder with --output", [reason])
 
     def cell_folder(self, cell: Cell) -> Path:
         """The folder of the cell's state, log, predictions and scores."""

@@ -297,9 +297,11 @@ def test_data_that_are_not_preprocessed_stop_the_study(preprocessed, tmp_path):
 def test_a_folder_that_cannot_be_made_is_named(preprocessed, tmp_path, capsys, place):
     (tmp_path / "file").touch()
     place = place.format(tmp_path)
+    before = sorted(preprocessed.rglob("*"))
     assert main(["ablate", "7", "--output", place]) == 2
     error = capsys.readouterr().err
     assert place in error and "--output" in error
+    assert sorted(preprocessed.rglob("*")) == before  # neither plans nor a split
     assert main(["ablate", "7", "--output", place, "--status"]) == 2
     assert f"there is no study in {place}" in capsys.readouterr().err
 
