@@ -29,6 +29,7 @@ class Predictor:
 
     It is a thin layer over ``nnUNetPredictor``: the same preprocessing, sliding window, mirroring and folds. The result
     is that of ``nnUNetv2_predict``. The variable ``nnUNet_extTrainer`` is not needed for models of this package.
+    Threads of a process predict one after another: for several GPUs, start a process per GPU.
 
     Example:
         >>> from nnunetv2_xattnres import Predictor

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,8 +105,15 @@ def load_predictor(
     return predictor
 
 
+_one_thread = threading.RLock()
+
+
 @contextlib.contextmanager
 def silent() -> Iterator[None]:
-    """Without nnU-Net's notes on the terminal."""
-    with contextlib.redirect_stdout(io.StringIO()):
+    """Run nnU-Net's functions without their notes on the terminal, in one thread at a time.
+
+    The terminal, environment variables and the number of torch's threads, which these functions and ours change for a
+    while, belong to the whole process; and a predictor loads the weights of one fold after another into one network.
+    """
+    with _one_thread, contextlib.redirect_stdout(io.StringIO()):
         yield

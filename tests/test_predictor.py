@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import nibabel as nib
 import numpy as np
@@ -67,6 +68,16 @@ def test_labels_and_probabilities_of_a_frame(frames):
 )
 def test_the_same_pixels_in_other_forms(frames, same):
     np.testing.assert_array_equal(frames(same), frames(FRAME))
+
+
+def test_calls_from_several_threads_give_what_they_give_one_after_another(tmp_path):
+    predict = Predictor(write_model(tmp_path / "2d", 2, [16, 16], classes=2, folds=2), device="cpu", mirror=False)
+    images = [np.roll(FRAME, shift, axis=0) for shift in range(8)]
+    one_by_one, terminal = [predict(image, probabilities=True) for image in images], sys.stdout
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda image: predict(image, probabilities=True), images))
+    np.testing.assert_allclose(together, one_by_one, atol=1e-5)
+    assert sys.stdout is terminal
 
 
 def test_the_image_is_not_changed(frames):
