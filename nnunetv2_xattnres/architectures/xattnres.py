@@ -22,13 +22,15 @@ CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
 class History:
     """The outputs of all earlier stages (eq. 3), whose max-pooled copies are computed once for all readers.
 
-    A plain list of tensors also works; each reader then pools for itself.
+    A plain list of tensors also works; each reader then pools for itself. A reader whose activations
+    ``torch.utils.checkpoint`` computes again needs that: give it ``list(history)``.
     """
 
     def __init__(self) -> None:
         self.entries: list[Tensor] = []
         self.levels: list[Tensor] = []  # the entries and their smaller copies
         self.owners: list[int] = []  # of each level, the index of its entry
+        self._with_gradients = False
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -41,6 +43,7 @@ class History:
         self.owners.append(len(self.entries))
         self.levels.append(feature)
         self.entries.append(feature)
+        self._with_gradients |= torch.is_grad_enabled()
 
     def pooled(self, index: int, size: Sequence[int]) -> Tensor:
         """Entry ``index``, max-pooled to ``size``, from its smallest copy that gives the same values."""
@@ -48,9 +51,14 @@ class History:
         if tuple(level.shape[2:]) == tuple(size):
             return level
         copy = _max_pool(level, size)
-        self.levels.append(copy)
-        self.owners.append(index)
+        if self.can_share():
+            self.levels.append(copy)
+            self.owners.append(index)
         return copy
+
+    def can_share(self) -> bool:
+        """Whether copies that are made now serve later readers: with gradients, only those that have gradients."""
+        return torch.is_grad_enabled() or not self._with_gradients
 
 
 def _level_for(levels: Sequence[Tensor], owners: Sequence[int], index: int, size: Sequence[int]) -> Tensor:
@@ -67,14 +75,15 @@ def _max_pool(feature: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _read(
-    levels: Sequence[Tensor], owners: Sequence[int], x: Tensor, weights: Sequence[Tensor], query: Tensor,
-    norm_weight: Tensor, eps: float, name: str, share: bool,
+    levels: Sequence[Tensor], owners: Sequence[int], widths: Sequence[int], x: Tensor, weights: Sequence[Tensor],
+    query: Tensor, norm_weight: Tensor, eps: float, name: str, share: bool,
 ) -> list[Tensor]:  # fmt: skip
     """A reader as one operator that consists of others.
 
     Args:
         levels: The history entries and their smaller copies.
         owners: Of each level, the index of its entry.
+        widths: Channels of each entry, as the constructor got them.
         x: The current feature.
         weights: Of the projections.
         query: The pseudo-query.
@@ -86,9 +95,10 @@ def _read(
     Returns:
         The mixture, and, to share, of each entry the level that it was made of.
     """
+    entries = [levels[owners.index(index)] for index in range(max(owners, default=-1) + 1)]
+    _check_shapes(entries, widths, x, query.numel())
     kernel, features = _KERNELS[name], []
-    for index in range(max(owners) + 1):
-        entry = levels[owners.index(index)]
+    for index, entry in enumerate(entries):
         size = [min(have, want) for have, want in zip(entry.shape[2:], x.shape[2:], strict=True)]
         level = _level_for(levels, owners, index, size)
         features.append(level if list(level.shape[2:]) == size else kernel.max_pool(level, size))
@@ -98,10 +108,20 @@ def _read(
 
 torch.library.define(
     "xattnres::read",
-    "(Tensor[] levels, int[] owners, Tensor x, Tensor[] weights, Tensor query, Tensor norm_weight, float eps, str name,"
-    " bool share) -> Tensor[]",
+    "(Tensor[] levels, int[] owners, int[] widths, Tensor x, Tensor[] weights, Tensor query, Tensor norm_weight,"
+    " float eps, str name, bool share) -> Tensor[]",
 )
 torch.library.impl("xattnres::read", "CompositeImplicitAutograd", _read)
+
+
+def _check_shapes(entries: Sequence[Tensor], widths: Sequence[int], x: Tensor, channels: int) -> None:
+    """Refuse what compiled kernels, which trust the constructor's widths, would read out of bounds."""
+    if len(entries) != len(widths):
+        raise ValueError(f"built for {len(widths)} history entries, called with {len(entries)}")
+    for index, (feature, width) in enumerate(zip([*entries, x], [*widths, channels], strict=True)):
+        if feature.shape[0] != x.shape[0] or feature.shape[1] != width:
+            name = f"history entry {index}" if index < len(entries) else "the current feature"
+            raise ValueError(f"{name} is {list(feature.shape)}, expected [{x.shape[0]}, {width}, ...]")
 
 
 def _is_smaller(x: Tensor, entry: Tensor) -> bool:
@@ -157,9 +177,10 @@ class XAttnRes(nn.Module):
         if query_init not in QUERY_INITS:
             raise ValueError(f"unknown query_init {query_init!r}: the valid values are {', '.join(QUERY_INITS)}")
         self.eps = eps
+        self.history_channels = list(history_channels)
         self.projections = nn.ModuleList(
             nn.Identity() if width == channels else conv_op(width, channels, 1, bias=False)
-            for width in history_channels
+            for width in self.history_channels
         )
         if self.projections:
             self.query = nn.Parameter(_initial_query(channels, query_init))
@@ -177,7 +198,8 @@ class XAttnRes(nn.Module):
         if torch.compiler.is_dynamo_compiling() and (name := _kernel_name(x)) != "plain":
             return self._gated(x, self._as_one_node(history, x, name))
         features, weights = self.inputs(history, x)
-        mixed = kernel_for(x, self.query, *features).mix(features, weights, self.scaled_query(x), self.eps)
+        kernel = kernel_for(x, self.query, self.norm_weight, *weights, *features)
+        mixed = kernel.mix(features, weights, self.scaled_query(x), self.eps)
         return self._gated(x, mixed)
 
     def _gated(self, x: Tensor, mixed: Tensor) -> Tensor:
@@ -190,18 +212,16 @@ class XAttnRes(nn.Module):
 
     def _as_one_node(self, history: Sequence[Tensor] | History, x: Tensor, name: str) -> Tensor:
         """The same for ``torch.compile``, which would take longest to trace the Python of :meth:`inputs`."""
-        weights = [project.weight for project in self.projections if not isinstance(project, nn.Identity)]
-        if len(history) != len(self.projections):
-            raise ValueError(f"built for {len(self.projections)} history entries, called with {len(history)}")
         if not isinstance(history, History):
             levels, owners, share = list(history), list(range(len(history))), False
         else:
             levels, owners = history.levels, history.owners
             # Down the network, the size of x is new, and later readers use the copies. Up again, copies exist.
-            share = _is_smaller(x, history.entries[-1])
+            share = bool(levels) and _is_smaller(x, history.entries[-1]) and history.can_share()
         mixed, *features = torch.ops.xattnres.read(
-            levels, owners, x, weights, self.query, self.norm_weight, self.eps, name, share
-        )
+            levels, owners, self.history_channels, x, self._weights(), self.query, self.norm_weight, self.eps, name,
+            share,
+        )  # fmt: skip
         if share:
             levels += features
             owners += range(len(features))
@@ -253,10 +273,9 @@ class XAttnRes(nn.Module):
         if not self.projections:
             return 0
         total = self.query.numel() * math.prod(size)
-        for have, project in zip(history_sizes, self.projections, strict=True):
+        for have, width in zip(history_sizes, self.history_channels, strict=True):
             small = [min(h, s) for h, s in zip(have, size, strict=True)]
             if small != list(have):
-                width = project.weight.shape[1] if isinstance(project, CONVOLUTIONS) else self.query.numel()
                 total += width * math.prod(small)
         return total
 
@@ -267,27 +286,17 @@ class XAttnRes(nn.Module):
     def inputs(self, history: Sequence[Tensor] | History, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """All entries, pooled if they are larger than ``x`` (eq. 4), then ``x``; and the weights of the projections."""
         entries = history.entries if isinstance(history, History) else history
-        if len(entries) != len(self.projections):
-            raise ValueError(f"built for {len(self.projections)} history entries, called with {len(entries)}")
-        self._check("the current feature", x, x.shape[0], self.query.numel())
-        features, weights = [], []
-        for index, (feature, project) in enumerate(zip(entries, self.projections, strict=True)):
-            width = self.query.numel()
-            if isinstance(project, CONVOLUTIONS):
-                width = project.weight.shape[1]
-                weights.append(project.weight)
-            self._check(f"history entry {index}", feature, x.shape[0], width)
+        _check_shapes(entries, self.history_channels, x, self.query.numel())
+        features = []
+        for index, feature in enumerate(entries):
             size = [min(have, want) for have, want in zip(feature.shape[2:], x.shape[2:], strict=True)]
             if size != list(feature.shape[2:]):
                 feature = history.pooled(index, size) if isinstance(history, History) else _max_pool(feature, size)
             features.append(feature)
-        return [*features, x], weights
+        return [*features, x], self._weights()
 
-    @staticmethod
-    def _check(name: str, feature: Tensor, batch: int, channels: int) -> None:
-        # Compiled kernels trust the widths given to the constructor and would read out of bounds.
-        if feature.shape[0] != batch or feature.shape[1] != channels:
-            raise ValueError(f"{name} is {list(feature.shape)}, expected [{batch}, {channels}, ...]")
+    def _weights(self) -> list[Tensor]:
+        return [project.weight for project in self.projections if isinstance(project, CONVOLUTIONS)]
 
 
 def mix_plain(features: Sequence[Tensor], weights: Sequence[Tensor], query: Tensor, eps: float) -> Tensor:

@@ -176,6 +176,37 @@ def test_a_list_and_a_history_give_the_same():
     assert torch.equal(module(history, x), module(entries, x))
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_what_was_read_without_gradients_does_not_change_those_of_later_readers(mode, compiled, kernel):
+    module, entries, x = build("2d sizes that do not divide")
+    want = torch.autograd.grad(module(entries, x).square().sum(), leaves(module, entries, x))
+    history = History()
+    for entry in entries:
+        history.append(entry)
+    torch.compiler.reset()
+    reader = torch.compile(module, backend="aot_eager", fullgraph=True) if compiled else module
+    with mode():
+        if not compiled:  # they are for looking at a network
+            module.routing_weights(history, x)
+            module.mix_without([0], history, x)
+        reader(history, x)
+    got = torch.autograd.grad(reader(history, x).square().sum(), leaves(module, entries, x))
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_copies_are_shared_without_gradients_as_well(kernel):
+    module, entries, x = build("2d larger, smaller, equal")
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            history = History()
+            for entry in entries:
+                history.append(entry * 1)
+            module(history, x)
+            assert len(history.levels) > len(history)
+
+
 def test_query_initialisations():
     torch.manual_seed(0)
     queries = {name: XAttnRes([3], 1000, nn.Conv2d, query_init=name).query for name in
@@ -211,8 +242,21 @@ def test_a_history_of_another_length_is_refused():
 )
 def test_features_of_another_width_or_batch_are_refused(entry, x, message):
     """A compiled kernel would read beyond them."""
+    module = XAttnRes([8], 8, nn.Conv2d)
     with pytest.raises(ValueError, match=message):
-        XAttnRes([8], 8, nn.Conv2d)([torch.rand(entry)], torch.rand(x))
+        module([torch.rand(entry)], torch.rand(x))
+    torch.compiler.reset()
+    with pytest.raises(Exception, match=message):  # torch.compile raises errors of its own
+        torch.compile(module, backend="eager")([torch.rand(entry)], torch.rand(x))
+
+
+def test_entries_in_another_order_are_refused():
+    module, history = XAttnRes([8, 16], 16, nn.Conv2d), [torch.rand(1, 16, 8, 8), torch.rand(1, 8, 8, 8)]
+    x = torch.rand(1, 16, 8, 8)
+    torch.compiler.reset()
+    for reader in (module, torch.compile(module, backend="eager")):
+        with pytest.raises(Exception, match=r"history entry 0 is \[1, 16, 8, 8\], expected \[1, 8, \.\.\.\]"):
+            reader(history, x)
 
 
 def test_an_unknown_kernel_is_refused():
@@ -264,6 +308,15 @@ def test_forward_derivatives_are_those_of_the_reverse_mode(kernel):
     upstream = torch.randn_like(ours)
     (reverse,) = torch.autograd.grad(module(history, x), x, upstream)
     torch.testing.assert_close((ours * upstream).sum(), (reverse * tangent).sum())
+    for name, parameter in module.named_parameters():
+        tangent = torch.randn_like(parameter)
+        _, ours = torch.func.jvp(
+            lambda value, name=name: torch.func.functional_call(module, {name: value}, (history, x)),
+            (parameter.detach(),),
+            (tangent,),
+        )
+        (reverse,) = torch.autograd.grad(module(history, x), parameter, upstream)
+        torch.testing.assert_close((ours * upstream).sum(), (reverse * tangent).sum())
 
 
 def test_it_is_traced(kernel):
