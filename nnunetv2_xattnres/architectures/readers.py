@@ -29,7 +29,7 @@ from nnunetv2_xattnres.architectures.xattnres import XAttnRes
 from nnunetv2_xattnres.errors import InputError
 
 CURRENT = "current"
-WRAPPERS = ("_orig_mod", "module")  # of torch.compile, and of data-parallel training
+COMPILED = "_orig_mod"  # the only child of what torch.compile makes of a network
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,22 @@ def select(readers: Sequence[Reader], stages: Collection[str] | None) -> list[Re
 
 def unwrapped(network: nn.Module) -> nn.Module:
     """The network inside torch.compile's and data-parallel training's wrappers."""
-    while (name := next((name for name in WRAPPERS if list(network._modules) == [name]), None)) is not None:
-        network = network.get_submodule(name)
-    return network
+    while True:
+        if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            network = network.module
+        elif [name for name, _ in network.named_children()] == [COMPILED]:
+            network = network.get_submodule(COMPILED)
+        else:
+            return network
+
+
+def arguments_of(args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Tensor]:
+    """History and current feature, however a reader was called with them."""
+
+    def forward(history: Any, x: Tensor) -> tuple[Any, Tensor]:
+        return history, x
+
+    return forward(*args, **named)
 
 
 @contextmanager
@@ -120,10 +133,11 @@ def watched(network: nn.Module, modules: Sequence[str], see: Callable[[str, Tens
     with ExitStack() as stack:
         for path in modules:
 
-            def hook(module: XAttnRes, inputs: tuple, path: str = path) -> None:
-                see(path, module.routing_weights(*inputs))
+            def hook(module: XAttnRes, args: tuple, named: dict[str, Any], path: str = path) -> None:
+                see(path, module.routing_weights(*arguments_of(args, named)))
 
-            stack.enter_context(_removed(network.get_submodule(path).register_forward_pre_hook(hook)))
+            reader = network.get_submodule(path)
+            stack.enter_context(_removed(reader.register_forward_pre_hook(hook, with_kwargs=True)))
         yield
 
 
@@ -152,16 +166,17 @@ def _observe(network: nn.Module, x: Tensor, keep_weights: bool = False) -> list[
             "name a model that was trained with one of the routed variants."
         )
 
-    def note_output(module: nn.Module, inputs: tuple, output: Any) -> None:
+    def note_output(module: nn.Module, args: tuple, named: dict[str, Any], output: Any) -> None:
         if isinstance(module, XAttnRes):  # a mixture belongs to the stage whose feature went in
-            origins.add(output, origins.of(inputs[1]))
+            _, current = arguments_of(args, named)
+            origins.add(output, origins.of(current))
         else:
             origins.add(output, paths[module])
 
-    def note_call(module: XAttnRes, inputs: tuple) -> None:
+    def note_call(module: XAttnRes, args: tuple, named: dict[str, Any]) -> None:
         if any(note.path == paths[module] for note in notes):
             return
-        history, current = inputs
+        history, current = arguments_of(args, named)
         entries = list(history)
         notes.append(
             _Note(
@@ -177,9 +192,9 @@ def _observe(network: nn.Module, x: Tensor, keep_weights: bool = False) -> list[
     with ExitStack() as stack, torch.no_grad():
         for module in paths:
             # last of all hooks, so that it sees the output which others may have replaced
-            stack.enter_context(_removed(module.register_forward_hook(note_output)))
+            stack.enter_context(_removed(module.register_forward_hook(note_output, with_kwargs=True)))
         for module in readers.values():
-            stack.enter_context(_removed(module.register_forward_pre_hook(note_call)))
+            stack.enter_context(_removed(module.register_forward_pre_hook(note_call, with_kwargs=True)))
         network(x)
     _name(notes, origins, tuple(x.shape[2:]))
     return notes

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nnunetv2_xattnres.architectures.readers import Reader, unwrapped
+from nnunetv2_xattnres.architectures.readers import Reader, arguments_of, unwrapped
 from nnunetv2_xattnres.architectures.xattnres import XAttnRes
 from nnunetv2_xattnres.evaluation.labels import Labels
 from nnunetv2_xattnres.evaluation.metrics import overlap
@@ -34,10 +34,10 @@ def knocked_out(network: nn.Module, module: str, entries: Collection[int]) -> It
         ValueError: in the forward pass: an index does not exist, or no entry is left.
     """
 
-    def replace(reader: XAttnRes, inputs: tuple, output: Tensor) -> Tensor:
-        return reader.mix_without(entries, *inputs)
+    def replace(reader: XAttnRes, args: tuple, named: dict[str, Any], output: Tensor) -> Tensor:
+        return reader.mix_without(entries, *arguments_of(args, named))
 
-    handle = unwrapped(network).get_submodule(module).register_forward_hook(replace)
+    handle = unwrapped(network).get_submodule(module).register_forward_hook(replace, with_kwargs=True)
     try:
         yield
     finally:

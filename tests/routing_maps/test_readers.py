@@ -6,9 +6,10 @@ from routed_networks import NETWORKS, OwnNetwork, trained, unet
 from torch import nn
 
 from nnunetv2_xattnres.architectures import EMCADNet
-from nnunetv2_xattnres.architectures.readers import find_readers, read_routing
+from nnunetv2_xattnres.architectures.readers import find_readers, read_routing, watched
 from nnunetv2_xattnres.architectures.xattnres import XAttnRes
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.routing_maps.knock_out import knocked_out
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -83,6 +84,39 @@ def test_two_readers_of_one_stage_are_told_apart():
 def test_wrappers_are_seen_through():
     network, x = unet(2).eval(), torch.rand(1, 1, 16, 16)
     assert find_readers(nn.DataParallel(network), x) == find_readers(network, x)
+
+
+def test_a_network_around_the_network_is_part_of_it():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.module = trained(unet(2))  # as data-parallel training calls it
+
+        def forward(self, x):
+            return self.module(x / 100 - 1)
+
+    network, x = Scaled().eval(), torch.rand(1, 1, 16, 16) * 255
+    for stage, expected in zip(read_routing(network, x), read_routing(network.module, x / 100 - 1), strict=True):
+        assert torch.equal(stage.weights, expected.weights)
+
+
+def test_readers_may_be_called_with_names():
+    class Named(OwnNetwork):
+        def forward(self, x):
+            first = self.stages[0](x)
+            second = self.stages[1](first)
+            return self.mix(history=[first, second, first], x=second)
+
+    network, x = trained(Named()), torch.rand(1, 1, 8, 8)
+    (stage,) = read_routing(network, x)
+    assert stage.entries == ("stages 1", "stages 2", "stages 3", "current")
+    seen = []
+    with watched(network, [stage.module], lambda path, weights: seen.append(weights)):
+        network(x)
+    assert torch.equal(seen[0].detach(), stage.weights)
+    whole = network(x)
+    with knocked_out(network, stage.module, [0]):
+        assert not torch.allclose(network(x), whole)
 
 
 def test_strides_follow_the_entries_and_the_decoders_current_feature_is_as_coarse_as_what_it_came_from():
