@@ -216,13 +216,24 @@ def _save(path: Path, network: nn.Module, source: Path, found: Any) -> None:
 
 
 def _first_outputs(start: str | None, found: Any) -> str:
-    """What the network computes before any training."""
-    if start == AVERAGE:
+    """What the network computes before any training, as far as the names of the weights tell."""
+    own = [name for name in found.sizes if "xattnres." in name]
+    taken = [name for name in own if name in found.taken]
+    if start == AVERAGE and not taken:
         return (
             "Start: average. Each stage begins with the average of its history, so the first outputs are not those of "
             "the source."
         )
     new = [name for name in (*found.new, *(each.name for each in found.misfits)) if "xattnres." not in name]
-    if new:
-        return f"Start: {len(new)} tensors are new outside of XAttnRes, so the outputs are not those of the source."
-    return "Start: the outputs of the checkpoint are those of the source."
+    left = [name for name in found.left if ".seg_layers." not in name]
+    differences = [
+        *([f"{len(new)} tensors are new outside of XAttnRes"] if new else []),
+        *([f"{len(own) - len(taken)} of XAttnRes are new"] if 0 < len(taken) < len(own) else []),
+        *([f"{len(left)} of the source are not needed"] if left else []),
+    ]
+    if differences:
+        return f"Start: {', '.join(differences)}, so the outputs are not those of the source."
+    return (
+        "Start: the outputs of the checkpoint are those of the source, if both networks also agree in what has no "
+        "weights, such as activations."
+    )

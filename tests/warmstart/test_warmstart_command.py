@@ -12,6 +12,7 @@ import torch
 from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
+from nnunetv2_xattnres.catalogue import TRAINER
 from nnunetv2_xattnres.cli import main
 from nnunetv2_xattnres.weights_files import read_weights
 
@@ -100,7 +101,7 @@ def test_a_stock_checkpoint_starts_the_stock_network(planned, tmp_path, capsys):
     source, output = save(stock, tmp_path / "stock.pth"), tmp_path / "start.pth"
     assert warmstart(source, configuration, output, "-tr", STOCK_START, "--start", "stock") == 0
     printed = capsys.readouterr().out
-    assert "Start: the outputs of the checkpoint are those of the source." in printed
+    assert "Start: the outputs of the checkpoint are those of the source, if" in printed
     assert f"-tr {STOCK_START} -pretrained_weights {output}" in printed
     network = ours(plans, configuration, stock_start=True)
     network.load_state_dict(torch.load(output, weights_only=True)["network_weights"])
@@ -108,6 +109,31 @@ def test_a_stock_checkpoint_starts_the_stock_network(planned, tmp_path, capsys):
     with torch.no_grad():
         for got, want in zip(network(x), stock(x), strict=True):
             torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("routing", "trainer", "says"),
+    [
+        ({}, TRAINER, "the outputs of the checkpoint are those of the source"),
+        ({}, STOCK_START, r"\d+ of XAttnRes are new, so the outputs are not those of the source"),
+        ({"stock_start": True}, TRAINER, r"\d+ of the source are not needed, so the outputs are not those"),
+    ],
+)
+def test_the_first_outputs_after_another_variant(planned, tmp_path, capsys, routing, trainer, says):
+    _, plans, configuration = planned
+    source = ours(plans, configuration, **routing)
+    for name, tensor in source.state_dict().items():
+        if name.endswith((".query", ".gate")):
+            torch.nn.init.normal_(tensor)
+    output = tmp_path / "start.pth"
+    assert warmstart(save(source, tmp_path / "source.pth"), configuration, output, "-tr", trainer) == 0
+    assert re.search(f"Start: {says}", capsys.readouterr().out)
+    network = ours(plans, configuration, stock_start=trainer == STOCK_START)
+    network.load_state_dict(torch.load(output, weights_only=True)["network_weights"])
+    x = sample(network)
+    with torch.no_grad():
+        same = torch.allclose(network(x)[0], source(x)[0], atol=1e-5)
+    assert same == (" not " not in says)
 
 
 def test_nnunet_takes_what_is_written(planned, tmp_path, capsys):
