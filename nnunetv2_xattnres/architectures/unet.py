@@ -16,6 +16,7 @@ from dynamic_network_architectures.building_blocks.simple_conv_blocks import Sta
 from torch import Tensor, nn
 
 from nnunetv2_xattnres.architectures.routing import Routing
+from nnunetv2_xattnres.architectures.sizes import zero_gradients
 from nnunetv2_xattnres.architectures.xattnres import History, XAttnRes
 
 
@@ -57,7 +58,11 @@ class _RoutedUNet(nn.Module):
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        """Logits ``[B, num_classes, *S]``; with deep supervision a list, highest resolution first."""
+        """Logits ``[B, num_classes, *S]``; with deep supervision a list, highest resolution first.
+
+        Raises:
+            ValueError: an axis of the input is no multiple of its strides' product.
+        """
         history = History()
         skips = self._encode(x, history)
         x = skips[-1]
@@ -66,6 +71,9 @@ class _RoutedUNet(nn.Module):
         last = len(decoder.stages) - 1
         for index, stage in enumerate(decoder.stages):
             x = decoder.transpconvs[index](x)
+            if x.shape[2:] != skips[-(index + 2)].shape[2:]:
+                multiples = np.prod(self.encoder.strides, axis=0).tolist()
+                raise ValueError(f"the axes of the input must be multiples of {multiples}")
             if self.routing.decoder:
                 x = self.decoder_xattnres[index](history, x)
             if self.routing.skip_connections:
@@ -75,7 +83,9 @@ class _RoutedUNet(nn.Module):
                 history.append(x)
             if decoder.deep_supervision or index == last:
                 outputs.append(decoder.seg_layers[index](x))
-        return outputs[::-1] if decoder.deep_supervision else outputs[0]
+        if decoder.deep_supervision:
+            return outputs[::-1]
+        return zero_gradients(outputs[0], decoder.seg_layers[:-1]) if self.training else outputs[0]
 
     def _encode(self, x: Tensor, history: History) -> list[Tensor]:
         """The output of every encoder stage; the first block of a stage, which is strided, is ``Down`` in eq. 10."""

@@ -87,6 +87,11 @@ def test_every_variant(kind, dims, variant):
     twin.load_state_dict(network.state_dict())
     network.decoder.deep_supervision = twin.decoder.deep_supervision = False
     assert torch.equal(network(x), twin(x))
+    network.zero_grad()
+    network(x).square().mean().backward()  # training on several GPUs needs all gradients
+    assert [name for name, p in network.named_parameters() if p.grad is None] == []
+    with pytest.raises((ValueError, RuntimeError), match=r"multiples of \[[48](, 8)+\]|must match"):  # a stock block's
+        network(x[..., 1:])
 
     stock = NETWORKS[kind][1](**arguments(kind, dims)).state_dict()
     shared = {k: v for k, v in network.state_dict().items() if "_xattnres." not in k}
