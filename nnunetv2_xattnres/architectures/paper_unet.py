@@ -60,10 +60,9 @@ class PaperUNet(AnySizeNetwork):
         self.decoder = PaperDecoder(num_classes, self.routing, deep_supervision)
 
     def segment(self, x: Tensor) -> list[Tensor]:
-        """Logits ``[B, num_classes, H, W]``, H and W multiples of 16; twice with deep supervision."""
+        """Logits ``[B, num_classes, H, W]``, H and W multiples of 16."""
         history = History()
-        logits = self.decoder(self.encoder(x, history), history)
-        return [logits, logits] if self.decoder.deep_supervision else [logits]
+        return [self.decoder(self.encoder(x, history), history)]
 
 
 class PaperEncoder(nn.Module):

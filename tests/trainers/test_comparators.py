@@ -90,14 +90,16 @@ def test_the_papers_recipe_for_several_outputs(planned, key, loss):
     assert np.isfinite(trainer.train_step(batch)["loss"])
 
 
-@pytest.mark.parametrize(("key", "count"), [("polyp-pvt", 2), ("ssformer", 1)])
+@pytest.mark.parametrize(("key", "count"), [("polyp-pvt", 2), ("ssformer", 1), ("paper-unet", 1)])
 def test_the_sum_in_nnunets_recipe(planned, key, count):
     trainer = planned(key, nnUNetTrainer_XAttnRes_SumLoss)
     trainer.initialize()
     assert isinstance(trainer.loss, SumLoss)
     trainer.loss.loss = One()
-    targets = [torch.zeros(1, 1, 4, 4)] * len(trainer._get_deep_supervision_scales())
-    assert trainer.loss([torch.zeros(1, 2, 4, 4)] * count, targets) == count
+    outputs = trainer.network(torch.rand(2, 3, *trainer.configuration_manager.patch_size))
+    targets = [torch.zeros(2, 1, *output.shape[2:]) for output in (*outputs, outputs[-1])]
+    assert len(targets) == len(trainer._get_deep_supervision_scales())
+    assert trainer.loss(outputs, targets) == count
 
 
 @pytest.mark.slow
