@@ -217,7 +217,7 @@ class XAttnRes(nn.Module):
         else:
             levels, owners = history.levels, history.owners
             # Down the network, the size of x is new, and later readers use the copies. Up again, copies exist.
-            share = bool(levels) and _is_smaller(x, history.entries[-1]) and history.can_share()
+            share = len(levels) > 0 and _is_smaller(x, history.entries[-1]) and history.can_share()
         mixed, *features = torch.ops.xattnres.read(
             levels, owners, self.history_channels, x, self._weights(), self.query, self.norm_weight, self.eps, name,
             share,

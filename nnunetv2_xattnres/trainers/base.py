@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 from collections.abc import Callable
 from copy import deepcopy
@@ -269,7 +268,7 @@ class PluginTrainer(nnUNetTrainer):
         """
         partial = f"{filename}.partial"
         super().save_checkpoint(partial)
-        if self.local_rank != 0 or not os.path.isfile(partial):  # checkpoints are switched off
+        if self.local_rank != 0 or self.disable_checkpointing:
             return
         checkpoint: dict[str, Any] = torch.load(partial, map_location="cpu", weights_only=False)
         checkpoint[OWN_NAME_KEY] = checkpoint[TRAINER_KEY]

@@ -34,6 +34,8 @@ from nnunetv2_xattnres.trainers.validation import mean_dice, pixel_counts
 from nnunetv2_xattnres.trainers.whole_images import Share, WholeImageLoader
 from nnunetv2_xattnres.trainers.xattnres import nnUNetTrainer_XAttnRes
 
+LAST_WEIGHTS_KEY = "last_network_weights"  # in checkpoint_final.pth, whose weights are those of the best epoch
+
 
 class PaperRecipe(PluginTrainer):
     """A mixin with the paper's recipe; it must be the first base class of a trainer.
@@ -73,9 +75,8 @@ class PaperRecipe(PluginTrainer):
         self.num_epochs = self.recipe.epochs
         self.several_outputs = self._entry is not None and self._entry.outputs > 1
         self.enable_deep_supervision = self.several_outputs
-        self._best_ema = (
-            math.inf
-        )  # so that nnU-Net never writes its own best checkpoint, which a moving average chooses
+        self._best_ema = math.inf  # so that nnU-Net never writes its own best one, which a moving average chooses
+        self._restored = ""  # the checkpoint that this training continues from
         self._loaders: tuple[WholeImageLoader, WholeImageLoader]
 
     def initialize(self) -> None:
@@ -162,8 +163,12 @@ class PaperRecipe(PluginTrainer):
         return Share(sum(sizes[: self.local_rank]), self.batch_size, batch_size)
 
     def on_train_start(self) -> None:
-        """As nnU-Net, and print the recipe."""
+        """As nnU-Net, and print the recipe; more epochs after a complete training continue from its last weights."""
         super().on_train_start()
+        if os.path.basename(self._restored) == FINAL:
+            final = torch.load(self._restored, map_location="cpu", weights_only=False)
+            if LAST_WEIGHTS_KEY in final:
+                self._bare_network().load_state_dict(final[LAST_WEIGHTS_KEY])
         train, val = self._loaders
         self.print_to_log_file(self.recipe.describe(self.recipe_overrides), add_timestamp=False)
         self.print_to_log_file(
@@ -260,6 +265,7 @@ class PaperRecipe(PluginTrainer):
         """As nnU-Net, which has renamed the parameter; the best Dice so far is in the restored log."""
         super().load_checkpoint(*arguments, **named)
         self._best_ema = math.inf
+        self._restored = next((value for value in (*arguments, *named.values()) if isinstance(value, str)), "")
 
     def on_train_end(self) -> None:
         """As nnU-Net, then make the best model the final one, for validation and predictions."""
@@ -267,7 +273,7 @@ class PaperRecipe(PluginTrainer):
         best, final = (Path(self.output_folder) / name for name in (BEST, FINAL))
         if self.is_ddp:
             dist.barrier()
-        if not best.is_file() or not final.is_file():  # checkpoints are switched off
+        if self.disable_checkpointing:
             return
         kept = torch.load(best, map_location="cpu", weights_only=False)
         self._bare_network().load_state_dict(kept[WEIGHTS_KEY])
@@ -275,6 +281,8 @@ class PaperRecipe(PluginTrainer):
             dist.barrier()
         if self.local_rank == 0:
             checkpoint = torch.load(final, map_location="cpu", weights_only=False)
+            if kept[EPOCH_KEY] != checkpoint[EPOCH_KEY]:
+                checkpoint[LAST_WEIGHTS_KEY] = checkpoint[WEIGHTS_KEY]  # the optimizer's state belongs to them
             checkpoint.update({WEIGHTS_KEY: kept[WEIGHTS_KEY], "kept_epoch": kept[EPOCH_KEY] - 1})
             partial = final.with_suffix(".partial")
             torch.save(checkpoint, partial)

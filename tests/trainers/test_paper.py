@@ -3,6 +3,7 @@
 import json
 import math
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -462,6 +463,44 @@ def test_the_model_kept_is_that_of_the_best_epoch(make_trainer, monkeypatch, tmp
     assert final["inference_allowed_mirroring_axes"] is None
 
 
+def another(trainer, **recipe):
+    """A trainer for the folder of another one, which has trained."""
+    folder = Path(trainer.output_folder).parent
+    plans, dataset_json = (json.loads((folder / name).read_text()) for name in ("plans.json", "dataset.json"))
+    plans["configurations"]["2d_both"]["paper_recipe"].update(recipe)
+    return type(trainer)({**plans, "continue_training": True}, "2d_both", 0, dataset_json, torch.device("cpu"))
+
+
+def test_more_epochs_continue_from_the_last_weights_and_a_validation_has_the_kept_ones(make_trainer, monkeypatch):
+    recipe = {"epochs": 2, "batch_size": 3, "scales": [1], "iterations_per_epoch": 1}
+    first = make_trainer(recipe=recipe)
+    weights = run(first, [0.9, 0.5], monkeypatch)
+
+    def is_after(trainer, epoch):
+        return all(torch.equal(value, weights[epoch][key]) for key, value in trainer.network.state_dict().items())
+
+    more = another(first, epochs=3)
+    more.load_checkpoint(f"{more.output_folder}/checkpoint_final.pth")
+    assert is_after(more, 0) and more.current_epoch == 2  # nnU-Net goes on here with --val
+    more.on_train_start()
+    assert is_after(more, 1)
+    assert {int(state["step"]) for state in more.optimizer.state.values()} == {2}
+
+
+def test_without_checkpoints_the_model_of_a_former_training_is_left_alone(make_trainer, monkeypatch):
+    recipe = {"epochs": 1, "batch_size": 3, "scales": [1], "iterations_per_epoch": 1}
+    first = make_trainer(recipe=recipe)
+    run(first, [0.5], monkeypatch)
+    other = another(first)
+    folder = Path(other.output_folder)
+    (folder / "checkpoint_best.pth.partial").write_bytes(b"of a training that was killed")
+    before = {name: (folder / f"checkpoint_{name}.pth").read_bytes() for name in ("best", "final")}
+    other.disable_checkpointing = True
+    (trained,) = run(other, [0.7], monkeypatch)
+    assert all(torch.equal(trained[key], value) for key, value in other.network.state_dict().items())
+    assert before == {name: (folder / f"checkpoint_{name}.pth").read_bytes() for name in ("best", "final")}
+
+
 def test_a_training_that_continues_remembers_the_best_dice(make_trainer, monkeypatch, tmp_path):
     recipe = {"epochs": 3, "batch_size": 3, "scales": [1], "iterations_per_epoch": 1}
     trainer = make_trainer(recipe=recipe)
@@ -479,11 +518,7 @@ def test_a_training_that_continues_remembers_the_best_dice(make_trainer, monkeyp
     folder = tmp_path / "results/Dataset001_Phantom/nnUNetTrainer_XAttnRes_Paper__nnUNetXAttnResPlans__2d_both/fold_0"
     first = torch.load(folder / "checkpoint_best.pth", weights_only=False)["network_weights"]
 
-    plans = json.loads((folder.parent / "plans.json").read_text())
-    dataset_json = json.loads((folder.parent / "dataset.json").read_text())
-    again = nnUNetTrainer_XAttnRes_Paper(
-        {**plans, "continue_training": True}, "2d_both", 0, dataset_json, torch.device("cpu")
-    )
+    again = another(trainer)
     again.load_checkpoint(str(folder / "checkpoint_latest.pth"))
     run(again, [0.7], monkeypatch)  # better than its second epoch, not than its first
     final = torch.load(folder / "checkpoint_final.pth", weights_only=False)
