@@ -57,12 +57,12 @@ def run(args: argparse.Namespace) -> int:
     machine = measure.describe_machine(args)
     print(machine)
     print(scaling.table(rows) if args.scaling else measure.table(rows))
-    if args.scaling and args.plot:
-        with written(args.plot) as partial:
-            scaling.plot(rows, partial)
-        print(f"drawn: {args.plot}")
-    if args.json:
+    if args.json:  # before the picture: whatever stops that, the measurements are kept
         with written(args.json) as partial:
             partial.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2), encoding="utf-8")
         print(f"written: {args.json}")
+    if args.plot:
+        with written(args.plot) as partial:
+            scaling.plot(rows, partial)
+        print(f"drawn: {args.plot}")
     return 0

@@ -23,6 +23,8 @@ from nnunetv2_xattnres.benchmark.literal import make_literal
 from nnunetv2_xattnres.benchmark.timing import seconds
 from nnunetv2_xattnres.errors import InputError
 
+PICTURES = (".png", ".jpg", ".svg", ".pdf")  # what matplotlib draws without further programs
+
 
 def prepare(args: argparse.Namespace) -> None:
     """Check the options and the device, and force the kernel.
@@ -36,6 +38,13 @@ def prepare(args: argparse.Namespace) -> None:
         raise InputError(f"--check has an order of its own and does not go with {options}: leave one of them out")
     if args.minutes is not None and not args.check:
         raise InputError("--minutes is for --check: add that, or leave it out")
+    if args.scaling and args.case:
+        raise InputError("--scaling has networks of its own and does not go with --case: leave one of them out")
+    if args.plot:
+        if not args.scaling:
+            raise InputError("--plot draws what --scaling measures: add that, or leave it out")
+        if args.plot.suffix.lower() not in PICTURES:
+            raise InputError(f"--plot {args.plot}: the name of the picture ends in {', '.join(PICTURES)}")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: PyTorch finds no CUDA device here. Measure with --device cpu.")
     for option in ("repeats", "threads"):

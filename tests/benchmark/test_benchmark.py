@@ -84,3 +84,37 @@ def test_the_command_writes_json_and_refuses_what_cannot_be(tmp_path, monkeypatc
     if not torch.cuda.is_available():
         assert cli.main(["bench", "--device", "cuda"]) == 2
         assert "--device cpu" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--plot growth.png", "--plot draws what --scaling measures"),
+        ("--scaling --case unet-2d", "does not go with --case"),
+        ("--scaling --plot growth", "--plot growth: the name of the picture ends in .png"),
+        ("--scaling --plot growth.foo", "--plot growth.foo: the name of the picture ends in .png"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused_before_anything_is_measured(
+    tmp_path, monkeypatch, capsys, options, message
+):
+    def measured(*_):
+        raise AssertionError("measured")
+
+    monkeypatch.chdir(tmp_path)
+    for module in (measure, scaling):
+        monkeypatch.setattr(module, "measure", measured)
+    assert cli.main(["bench", *options.split(), "--json", "growth.json"]) == 2
+    assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_picture_that_cannot_be_drawn_does_not_cost_the_measurements(tmp_path, monkeypatch):
+    def cannot(*_):
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr(scaling, "measure", lambda args: [])
+    monkeypatch.setattr(scaling, "plot", cannot)
+    file = tmp_path / "growth.json"
+    with pytest.raises(RuntimeError, match="no font"):
+        cli.main(["bench", "--scaling", "--plot", str(tmp_path / "growth.PNG"), "--json", str(file)])
+    assert json.loads(file.read_text())["rows"] == []
