@@ -14,6 +14,7 @@ from tqdm import tqdm
 from nnunetv2_xattnres.benchmark.cases import unet_blocks
 from nnunetv2_xattnres.catalogue import NETWORKS, VARIANTS, routings
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.plans.variants import check_options
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,9 +49,10 @@ def run(args: argparse.Namespace) -> int:
     networks = [network for network in args.network if len(args.size) in NETWORKS[network].dimensions]
     if not networks:
         raise InputError(f"{' and '.join(args.network)} are 2D networks: give --size H W")
-    valid = dict.fromkeys(name for network in networks for name in NETWORKS[network].encoders)
-    if args.encoder is not None and args.encoder not in valid:
-        raise InputError(f"--encoder {args.encoder}: the valid names are {', '.join(valid)}")
+    variants = dict.fromkeys(name for network in networks for name in NETWORKS[network].variants)
+    if not variants.keys() & set(args.routing):
+        raise InputError(f"--routing {' '.join(args.routing)}: {', '.join(networks)} can have {', '.join(variants)}")
+    check_options(networks, args.encoder)
     rows = measure_all(networks, args.routing, args.size, args.channels, args.classes, args.encoder)
     if args.json:
         print(

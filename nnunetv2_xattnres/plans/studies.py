@@ -21,7 +21,7 @@ from nnunetv2_xattnres.plans.files import (
     resolve,
     save_plans,
 )
-from nnunetv2_xattnres.plans.variants import architecture, configuration_name, dimensions, network_of
+from nnunetv2_xattnres.plans.variants import architecture, check_options, configuration_name, dimensions, network_of
 
 Cell = dict[str, Any]
 
@@ -199,7 +199,7 @@ def make_variants(
                     regions=regions,
                 ),
             }
-    _check_encoder(encoder, found)
+    check_options(list(dict.fromkeys(cell["network"] for cell in found.values())), encoder, encoder_weights, input_size)
     if existing is not None:
         plans = merge(existing, plans, [*parents, *made])
         _check_networks(existing, found)
@@ -212,14 +212,6 @@ def make_variants(
 def _has_regions(dataset_json: dict[str, Any]) -> bool:
     """Whether a label is a list of values, which is how nnU-Net's data sets name a region."""
     return any(isinstance(value, list) and len(value) > 1 for value in dataset_json["labels"].values())
-
-
-def _check_encoder(encoder: str | None, found: dict[str, Cell]) -> None:
-    """A name that no network can have is an error; the others keep their own encoder."""
-    valid = [name for cell in found.values() for name in NETWORKS[cell["network"]].encoders]
-    if encoder is not None and encoder not in valid:
-        what = f"the valid names are {', '.join(dict.fromkeys(valid))}" if valid else "these networks have none"
-        raise InputError(f"--encoder {encoder}: {what}")
 
 
 def _check_encoder_weights(plans: dict[str, Any], found: dict[str, Cell]) -> None:

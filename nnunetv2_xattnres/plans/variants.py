@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -26,6 +27,34 @@ def dimensions(configuration: dict[str, Any]) -> int:
 def configuration_name(parent: str, network: str, variant: str) -> str:
     """``2d_both``, ``2d_emcad_both``, ``2d_paper_unet_both``: without a name for nnU-Net's own networks."""
     return f"{parent}_{NETWORKS[network].infix}{variant}"
+
+
+def check_options(
+    networks: Collection[str],
+    encoder: str | None,
+    encoder_weights: str | None = "imagenet",
+    input_size: Sequence[int] | None = None,
+) -> None:
+    """Check that each option has a network that uses it; networks that cannot use it are then built without it.
+
+    Args:
+        networks: Keys of :data:`~nnunetv2_xattnres.catalogue.NETWORKS`.
+        encoder, encoder_weights, input_size: See :func:`architecture`. ``None`` and ``imagenet`` need no such network.
+
+    Raises:
+        InputError: no network uses an option, or none can have this encoder.
+    """
+    problems = []
+    valid = dict.fromkeys(name for network in networks for name in NETWORKS[network].encoders)
+    if encoder is not None and encoder not in valid:
+        what = f"the valid names are {', '.join(valid)}" if valid else "no network here has an encoder to choose"
+        problems.append(f"--encoder {encoder}: {what}")
+    if encoder_weights not in (None, "imagenet") and not valid:
+        problems.append(f"--encoder-weights {encoder_weights}: no network here has a pretrained encoder")
+    if input_size is not None and all(NETWORKS[network].stock for network in networks):
+        problems.append(f"--input-size {' '.join(map(str, input_size))}: no network here resizes its input")
+    if problems:
+        raise InputError(f"These options cannot be used with {', '.join(networks)}: leave out or change", problems)
 
 
 def architecture(

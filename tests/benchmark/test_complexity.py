@@ -87,6 +87,8 @@ def test_json_and_3d(capsys):
         (["--size", "4", "4", "--network", "unet"], "give 8 or more"),
         (["--channels", "0"], "give at least 1"),
         (["--encoder", "resnet18"], "pvt_v2_b0, pvt_v2_b1"),
+        (["--encoder", "pvt_v2_b0", "--network", "unet"], "pvt_v2_b0: no network here has an encoder"),
+        (["--routing", "baseline_wide", "--network", "emcad"], "emcad can have baseline, noskip, replace, both"),
     ],
 )
 def test_networks_that_cannot_be(capsys, arguments, message):

@@ -281,6 +281,16 @@ def test_what_does_not_build_is_not_written(folder):
     assert not list(folder.glob("nnUNetXAttnRes*"))
 
 
+def test_options_that_no_network_uses_are_refused(folder, capsys):
+    plan = ["plan", "11", "--study", "skip", "--network", "unet"]
+    assert main([*plan, "--encoder", "pvt_v2_b0", "--encoder-weights", "weights.pth", "--input-size", "-5", "0"]) == 2
+    error = capsys.readouterr().err
+    for option in ("--encoder pvt_v2_b0: ", "--encoder-weights /", "--input-size -5 0: "):
+        assert f"  - {option}" in error
+    assert not (folder / "nnUNetXAttnResPlans.json").exists()
+    assert main([*plan, "--encoder-weights", "none"]) == 0  # which is true of it
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
