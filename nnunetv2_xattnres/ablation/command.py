@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 from threading import Event
+from typing import TYPE_CHECKING
 
 from nnunetv2_xattnres.ablation.commands import Device
 from nnunetv2_xattnres.ablation.grid import parse_folds
@@ -18,6 +20,14 @@ from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.evaluation.command import add_rules
 from nnunetv2_xattnres.plans.files import VARIANT_PLANS, dataset_folder
 from nnunetv2_xattnres.system import interrupt, told_of
+
+if TYPE_CHECKING:
+    from nnunetv2_xattnres.ablation.slurm import Resources
+
+# the options that only SLURM has, with their defaults
+_SLURM = {"partition": None, "time": 1440, "memory": None, "cpus": 8, "sbatch": [], "detach": False, "poll": 15.0}
+_LONGEST_POLL = 24 * 3600.0
+_SBATCH_OPTION = re.compile(r"[A-Za-z][\w-]*(=.+)?")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,20 +65,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="local: GPUs, one cell at a time on each, 0 for the CPU (default: all); slurm: GPUs per cell (default: 1)",
     )
     where.add_argument("--partition", metavar="NAME", help="slurm: partition (default: that of SLURM)")
-    where.add_argument("--time", type=int, default=1440, metavar="MINUTES", help="slurm: time limit (default: 1440)")
+    where.add_argument("--time", type=int, metavar="MINUTES", help="slurm: time limit (default: %(default)s)")
     where.add_argument("--memory", metavar="SIZE", help="slurm: memory per job, such as 32G (default: that of SLURM)")
-    where.add_argument(
-        "--cpus", type=int, default=8, metavar="N", help="slurm: CPU cores per cell (default: %(default)s)"
-    )
+    where.add_argument("--cpus", type=int, metavar="N", help="slurm: CPU cores per cell (default: %(default)s)")
     where.add_argument(
         "--sbatch",
         action="append",
-        default=[],
         metavar="OPTION",
         help="slurm: further option of sbatch, such as account=lab; may be given several times",
     )
     where.add_argument("--detach", action="store_true", help="slurm: submit the jobs and return")
-    where.add_argument("--poll", type=float, default=15, metavar="SECONDS", help="slurm: query interval (default: 15)")
+    where.add_argument("--poll", type=float, metavar="SECONDS", help="slurm: query interval (default: %(default)g)")
+    parser.set_defaults(**_SLURM)
     other = parser.add_argument_group("instead of running")
     other.add_argument("--status", action="store_true", help="list the cells and their states")
     other.add_argument("--dry-run", action="store_true", help="check and list the study, and write nothing")
@@ -88,15 +96,7 @@ def run(args: argparse.Namespace) -> int:
             _report(study)
             return 0
         return int(State.FAILED in _show(study))
-    if args.executor == "slurm":
-        from nnunetv2_xattnres.ablation.slurm import check_system
-
-        where: list[Device] = []
-        check_system(1 if args.gpus is None else args.gpus)
-    else:
-        from nnunetv2_xattnres.ablation.local import devices
-
-        where = devices(args.gpus)  # missing GPUs are reported before anything is written
+    where = _where(args)
     study = _plan(args, folder)
     if args.dry_run:
         return int(State.FAILED in _show(study))
@@ -108,6 +108,34 @@ def run(args: argparse.Namespace) -> int:
     if State.COMPLETE in states:
         _report(study)
     return int(states != {State.COMPLETE})
+
+
+def _where(args: argparse.Namespace) -> list[Device] | Resources:
+    """The devices of this machine, or what each job asks of SLURM; checked before anything is written or submitted."""
+    if args.executor == "local":
+        if ignored := [f"--{name}" for name, default in _SLURM.items() if getattr(args, name) != default]:
+            raise InputError(f"{', '.join(ignored)}: for --executor slurm only. Add that, or leave these options out")
+        from nnunetv2_xattnres.ablation.local import devices
+
+        return devices(args.gpus)
+    from nnunetv2_xattnres.ablation.slurm import Resources, check_system
+
+    problems = [
+        f"--{name} {getattr(args, name)}: give at least 1" for name in ("time", "cpus") if getattr(args, name) < 1
+    ]
+    if not 0 < args.poll <= _LONGEST_POLL:
+        problems.append(f"--poll {args.poll:g}: give more than 0 and at most {_LONGEST_POLL:.0f} seconds")
+    problems += [
+        f"--sbatch {option}: give NAME or NAME=VALUE, without dashes before it"
+        for option in args.sbatch
+        if not _SBATCH_OPTION.fullmatch(option)
+    ]
+    if problems:
+        raise InputError("These options cannot be used for SLURM: nothing was planned", problems)
+    gpus = 1 if args.gpus is None else args.gpus
+    check_system(gpus)
+    extra = tuple((key, value or True) for key, _, value in (option.partition("=") for option in args.sbatch))
+    return Resources(gpus, args.partition, args.time, args.memory, args.cpus, extra)
 
 
 def _plan(args: argparse.Namespace, folder: Path) -> Study:
@@ -147,15 +175,15 @@ def _take_former_option(args: argparse.Namespace) -> None:
     args.variants = name
 
 
-def _run(args: argparse.Namespace, study: Study, where: list[Device]) -> None:
+def _run(args: argparse.Namespace, study: Study, where: list[Device] | Resources) -> None:
     seen = observe(study)
     todo = [each.cell for each in seen if each.state != State.COMPLETE]
     print(f"{study.folder}: {summary(seen)}", flush=True)
     events = Events(len(seen), len(seen) - len(todo))
     if not todo:
         return
-    if args.executor == "slurm":
-        _run_slurm(args, study, events)
+    if not isinstance(where, list):
+        _run_slurm(args, study, where, events)
         return
     from nnunetv2_xattnres.ablation.local import run_local
 
@@ -169,12 +197,10 @@ def _run(args: argparse.Namespace, study: Study, where: list[Device]) -> None:
             raise
 
 
-def _run_slurm(args: argparse.Namespace, study: Study, events: Events) -> None:
-    from nnunetv2_xattnres.ablation.slurm import Resources, follow, submit
+def _run_slurm(args: argparse.Namespace, study: Study, resources: Resources, events: Events) -> None:
+    from nnunetv2_xattnres.ablation.slurm import follow, submit
 
-    extra = tuple((key, value or True) for key, _, value in (option.partition("=") for option in args.sbatch))
-    gpus = 1 if args.gpus is None else args.gpus
-    states = submit(study, Resources(gpus, args.partition, args.time, args.memory, args.cpus, extra), events)
+    states = submit(study, resources, events)
     if args.detach:
         return
     try:

@@ -178,6 +178,27 @@ def test_following_that_ends_with_cells_to_do_is_no_success(study, squeue, monke
     assert main(arguments) == code and states(study) == ["pending", "pending"]
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--executor", "slurm", "--poll", "-1"], ["--poll -1: "]),
+        (["--executor", "slurm", "--poll", "nan"], ["--poll nan: "]),
+        (
+            ["--executor", "slurm", "--time", "-5", "--cpus", "0", "--sbatch", "=x", "--sbatch=--account=lab"],
+            ["--time -5: ", "--cpus 0: ", "--sbatch =x: ", "--sbatch --account=lab: "],
+        ),
+        (["--detach", "--time", "5"], ["--time, --detach: for --executor slurm only"]),
+    ],
+)
+def test_options_of_slurm_are_checked_before_anything_is_planned(study, monkeypatch, capsys, options, said):
+    plan = Mock()
+    monkeypatch.setattr(command, "_plan", plan)
+    monkeypatch.setattr(slurm, "check_system", lambda gpus: None)
+    assert main(["ablate", "1", "--output", str(study.folder), *options]) == 2
+    error = capsys.readouterr().err
+    assert all(text in error for text in said) and not plan.called
+
+
 def test_a_negative_number_of_gpus_is_refused(study):
     with pytest.raises(InputError, match="--gpus -1"):
         submit(study, Resources(gpus=-1), Events(2, 0))
