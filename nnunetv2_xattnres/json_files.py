@@ -11,7 +11,9 @@ from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.outputs import written
 
 _ADVICE = "repair it, or remove it to start anew"
-_KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+_KINDS = {
+    dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null", float: "a number",
+}  # fmt: skip
 
 
 def read_json(path: Path, advice: str = _ADVICE) -> Any:
@@ -38,7 +40,7 @@ def read_object(
     Args:
         path: The file.
         advice: What the user should do if it cannot be used.
-        entries: Required keys, and the type of each: ``dict``, ``list`` or ``str``.
+        entries: Required keys, and the type of each: ``dict``, ``list``, ``str``, or ``float`` for any number.
 
     Raises:
         InputError: also if the file contains something else.
@@ -64,17 +66,32 @@ def require_object(path: Path, missing: str, advice: str = _ADVICE, *, entries: 
     return content
 
 
-def check_entries(content: Mapping[str, Any], source: str, entries: Mapping[str, type], advice: str) -> None:
+def check_entries(
+    content: Mapping[str, Any],
+    source: str,
+    entries: Mapping[str, type],
+    advice: str = _ADVICE,
+    *,
+    optional: Mapping[str, type] | None = None,
+) -> None:
     """Check that an object has these keys, with values of these types.
+
+    Args:
+        content: The object.
+        source: Its file, for the message.
+        entries: See :func:`read_object`.
+        advice: What the user should do.
+        optional: Further keys, which may be missing or null.
 
     Raises:
         InputError: keys are missing or have another type; the message lists them.
     """
+    given = {**entries, **{key: kind for key, kind in (optional or {}).items() if content.get(key) is not None}}
     problems = [f"has no {key}" for key in entries if key not in content]
     problems += [
         f"has {kind_of(content[key])} under {key} and not {_KINDS[kind]}"
-        for key, kind in entries.items()
-        if key in content and not isinstance(content[key], kind)
+        for key, kind in given.items()
+        if key in content and kind_of(content[key]) != _KINDS[kind]
     ]
     if problems:
         raise InputError(f"{source} {', '.join(problems)}: {advice}")

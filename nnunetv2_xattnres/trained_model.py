@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.json_files import require_object
 from nnunetv2_xattnres.nnunet_layout import DATASET_JSON, FINAL, PLANS_JSON, RESULTS, variable_folder
+from nnunetv2_xattnres.plans.files import DATASET_ENTRIES, check_configuration
 from nnunetv2_xattnres.system import check_device, environment_variable
 from nnunetv2_xattnres.untrusted import check_model_files
 
@@ -85,6 +87,8 @@ def load_predictor(
     if not 0 < step_size <= 1:
         raise InputError(f"-step_size is {step_size:g}: give a part of the patch, more than 0 and at most 1.")
     check_device(device)
+    again = "get the model again"
+    require_object(model / DATASET_JSON, again, again, entries=DATASET_ENTRIES)
     check_model_files(model / PLANS_JSON, needed[2:])
     import torch
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
@@ -97,7 +101,9 @@ def load_predictor(
             predictor.initialize_from_trained_model_folder(str(model), [*folds], checkpoint_name=checkpoint)
         except Exception as error:  # a damaged checkpoint, a network or a trainer that is not installed
             raise InputError(f"nnU-Net cannot load the model in {model}: {error}") from error
-    if (before := predictor.configuration_manager.previous_stage_name) is not None:
+    configuration = predictor.configuration_manager
+    check_configuration(configuration.configuration, f"the configuration of the model in {model / PLANS_JSON}")
+    if (before := configuration.previous_stage_name) is not None:
         raise InputError(
             f"This model is the second one of a cascade and needs the predictions of {before}, which this command "
             "cannot give it: name that model."

@@ -47,9 +47,7 @@ def check_architecture(architecture: Any, where: str) -> None:
     Raises:
         InputError: a name is something else; nothing was called, and nothing of Python's own library was imported.
     """
-    if not isinstance(architecture, dict):
-        raise InputError(f"{where} has an architecture that is no object: {_ADVICE}")
-    check_entries(architecture, where, _PARTS, _ADVICE)
+    check_parts(architecture, where)
     from torch import nn
 
     def is_network(found: Any) -> bool:
@@ -67,6 +65,17 @@ def check_architecture(architecture: Any, where: str) -> None:
         raise InputError(
             f"{where} names what is no network or layer, and nnU-Net would call it ({', '.join(problems)}): {_ADVICE}"
         )
+
+
+def check_parts(architecture: Any, where: str) -> None:
+    """Check that an ``architecture`` has its three parts, without a look at what they name.
+
+    Raises:
+        InputError: it is no object, or a part is missing or has another type.
+    """
+    if not isinstance(architecture, dict):
+        raise InputError(f"{where} has an architecture that is no object: {_ADVICE}")
+    check_entries(architecture, where, _PARTS, _ADVICE)
 
 
 def _problem(key: str, name: Any, fits: Callable[[Any], bool], find: Callable[[str], Any]) -> list[str]:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nnunetv2_xattnres.errors import InputError
-from nnunetv2_xattnres.json_files import check_format, kind_of, require_object
+from nnunetv2_xattnres.json_files import check_entries, check_format, kind_of, require_object
 from nnunetv2_xattnres.nnunet_layout import DATASET_JSON, PREPROCESSED, dataset_number, variable_folder
 from nnunetv2_xattnres.outputs import written
-from nnunetv2_xattnres.untrusted import check_architecture
+from nnunetv2_xattnres.untrusted import check_architecture, check_parts
 
 VARIANT_PLANS = "nnUNetXAttnResPlans"  # default name of the plans with the variants
 OWN_KEY = "xattnres"  # our entry in such plans
 PRETRAIN_KEY = "pretrain_info"  # of plans for weights that nnssl has pretrained
 RECIPE_KEY = "paper_recipe"  # in a configuration: the paper's recipe, or changes to it
 FORMAT = 1
+DATASET_ENTRIES: Mapping[str, type] = {"labels": dict, "file_ending": str}  # what we read of dataset.json
+_CONFIGURATION_ENTRIES: Mapping[str, type] = {
+    "data_identifier": str, "patch_size": list, "spacing": list, "normalization_schemes": list,
+}  # fmt: skip
+_ADVICE = "repair it, or plan again"
 
 
 def dataset_folder(dataset: int | str) -> Path:
@@ -68,11 +73,10 @@ def refuse_foreign_weights(plans: dict[str, Any], where: str) -> None:
 
 
 def _read(path: Path, missing: str) -> dict[str, Any]:
-    advice = "repair it, or plan again"
-    content = require_object(path, missing, advice, entries={"plans_name": str, "configurations": dict})
+    content = require_object(path, missing, _ADVICE, entries={"plans_name": str, "configurations": dict})
     for name, configuration in content["configurations"].items():
         if not isinstance(configuration, dict):
-            raise InputError(f"{path} has {kind_of(configuration)} under {name} and not an object: {advice}")
+            raise InputError(f"{path} has {kind_of(configuration)} under {name} and not an object: {_ADVICE}")
     refuse_foreign_weights(content, str(path))
     return content
 
@@ -91,7 +95,7 @@ def read_dataset_json(dataset: int | str) -> dict[str, Any]:
         dataset_folder(dataset) / DATASET_JSON,
         "run nnUNetv2_plan_and_preprocess first",
         "copy it from nnUNet_raw again",
-        entries={"labels": dict, "file_ending": str},
+        entries=DATASET_ENTRIES,
     )
 
 
@@ -122,7 +126,7 @@ def lineage(plans: dict[str, Any], configuration: str) -> list[str]:
         raise InputError(f"no configuration {configuration} in {plans['plans_name']}: it has {', '.join(there)}")
     names = [configuration]
     while (parent := there[names[-1]].get("inherits_from")) is not None:
-        if parent in names or parent not in there:
+        if not isinstance(parent, str) or parent in names or parent not in there:
             raise InputError(
                 f"configuration {configuration} of {plans['plans_name']} inherits from {parent}: not usable"
             )
@@ -134,7 +138,7 @@ def resolve(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
     """A configuration with all inherited entries, as nnU-Net reads it.
 
     Raises:
-        InputError: it is not in the plans.
+        InputError: it is not in the plans, or lacks what every configuration has.
     """
     resolved: dict[str, Any] = {}
     for name in reversed(lineage(plans, configuration)):
@@ -142,7 +146,28 @@ def resolve(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
     resolved.pop("inherits_from", None)
     if "architecture" not in resolved:
         raise InputError(f"{plans['plans_name']} are plans of nnU-Net before 2.4: plan this data set again")
+    check_configuration(resolved, f"configuration {configuration} of {plans['plans_name']}")
     return resolved
+
+
+def check_configuration(configuration: Mapping[str, Any], where: str) -> None:
+    """Check the entries that we read of a configuration, for which nnU-Net itself has no message.
+
+    Args:
+        configuration: A configuration with all inherited entries.
+        where: Its name and its plans, for the message.
+
+    Raises:
+        InputError: an entry is missing or has another type, or the patch is not as the spacing.
+    """
+    check_entries(configuration, where, _CONFIGURATION_ENTRIES, _ADVICE)
+    check_parts(configuration["architecture"], where)
+    patch, axes = configuration["patch_size"], len(configuration["spacing"])
+    if axes not in (2, 3) or len(patch) != axes or not all(isinstance(each, int) and each > 0 for each in patch):
+        raise InputError(
+            f"{where} has the patch_size {patch} and the spacing {configuration['spacing']}, and not a positive number "
+            f"for each of two or three axes: {_ADVICE}"
+        )
 
 
 def merge(existing: dict[str, Any], new: dict[str, Any], configurations: Iterable[str]) -> dict[str, Any]:
@@ -194,7 +219,13 @@ def check_builds(plans: dict[str, Any], dataset_json: dict[str, Any], configurat
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     manager = PlansManager(plans)
-    labels = manager.get_label_manager(dataset_json)
+    try:
+        labels = manager.get_label_manager(dataset_json)
+    except Exception as error:  # nnU-Net has no message for a label manager that it does not find
+        raise InputError(
+            f"{plans['plans_name']} with the label_manager {plans.get('label_manager')} cannot be used for the "
+            f"labels in {DATASET_JSON} ({error}): repair one of them, or plan again"
+        ) from error
     problems = []
     for name in configurations:
         configuration = manager.get_configuration(name)

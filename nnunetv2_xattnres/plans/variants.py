@@ -79,7 +79,7 @@ def architecture(
         regions: Whether the data set is trained on regions, which may overlap.
 
     Raises:
-        InputError: the parent has another network than the requested one.
+        InputError: the parent has another network than the requested one, or no channels per stage.
     """
     asked = NETWORKS[network]
     routing = {"routing": VARIANTS[variant].routing} if asked.places else {}
@@ -92,13 +92,17 @@ def architecture(
             )
         entry = deepcopy(parent["architecture"])
         entry["network_class_name"] = asked.class_name
-        entry["arch_kwargs"].update(routing)
-        entry["arch_kwargs"]["features_per_stage"] = VARIANTS[variant].widen(entry["arch_kwargs"]["features_per_stage"])
+        channels = entry["arch_kwargs"].get("features_per_stage")
+        if not isinstance(channels, list) or not all(isinstance(each, int) for each in channels):
+            raise InputError(
+                f"the plans have the features_per_stage {channels} for {asked.title}, and not a list of numbers: "
+                "repair them, or plan again"
+            )
+        entry["arch_kwargs"].update(routing, features_per_stage=VARIANTS[variant].widen(channels))
         return entry
     kwargs: dict[str, Any] = {}
     if asked.encoder:
-        scaled = parent["normalization_schemes"]
-        rgb = len(scaled) == 3 and set(scaled) == {"RGBTo01Normalization"}
+        rgb = parent["normalization_schemes"] == ["RGBTo01Normalization"] * 3
         kwargs["encoder"] = encoder if encoder in asked.encoders else asked.encoder
         kwargs["encoder_weights"] = encoder_weights
         kwargs["input_normalization"] = "imagenet" if rgb else None

@@ -1,6 +1,7 @@
 """A study that trained less than the paper's recipe says so wherever its numbers are."""
 
 import json
+from pathlib import Path
 
 import pytest
 from report_study import make_study
@@ -10,13 +11,15 @@ from nnunetv2_xattnres.ablation.study import Study
 from nnunetv2_xattnres.plans.files import RECIPE_KEY as KEY
 from nnunetv2_xattnres.trainers.recipe import Recipe
 
+PLANS = Path(__file__).parents[1] / "former" / "nnUNetPlans.json"
+
 
 def report(folder, overrides, size):
     """The Markdown and the page of a study whose cells trained with the paper's recipe, changed."""
     make_study(folder, seeds=(0,))
     study = Study.load(folder / "study")
     for cell in study.cells:
-        parent = {"patch_size": size, "architecture": {"arch_kwargs": {"input_size": None}}}
+        parent = {**json.loads(PLANS.read_text())["configurations"]["2d"], "patch_size": size}
         variant = {"inherits_from": "2d", KEY: Recipe.choose(1, overrides, "2d").to_json()}
         plans = {"plans_name": "x", "configurations": {"2d": parent, cell.configuration: variant}}
         (study.fold_folder(cell).parent / "plans.json").write_text(json.dumps(plans))

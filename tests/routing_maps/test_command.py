@@ -96,6 +96,23 @@ def check(capsys, message, *arguments):
     assert re.search(message, capsys.readouterr().err)
 
 
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("dataset.json", {"file_ending": None}, r"dataset\.json has null under file_ending"),
+        ("plans.json", {"patch_size": None}, r"plans\.json has null under patch_size"),
+        ("plans.json", {"patch_size": [32, 32, 32]}, r"has the patch_size \[32, 32, 32\] and the spacing"),
+    ],
+)
+def test_a_model_whose_files_were_changed_by_hand_is_refused(frames, tmp_path, capsys, file, change, said):
+    model = shutil.copytree(frames / "model", tmp_path / "model")
+    content = json.loads((model / file).read_text())
+    (content if file == "dataset.json" else content["configurations"]["2d"]).update(change)
+    (model / file).write_text(json.dumps(content))
+    check(capsys, said, "-m", model, "-i", frames / "images", "-o", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_cannot_be_used_is_said_before_anything_is_written(frames, tmp_path, capsys):
     model, images, output = frames / "model", frames / "images", tmp_path / "out"
     use = ["-m", model, "-i", images, "-o", output]

@@ -45,7 +45,8 @@ def departures(results: Results) -> tuple[list[str], bool]:
 
 def _configuration(results: Results, item: Observation) -> dict[str, Any]:
     """What a cell's trainer wrote beside its fold; empty if it is not there."""
-    plans = read_object(results.study.fold_folder(item.cell).parent / PLANS_JSON)
+    path = results.study.fold_folder(item.cell).parent / PLANS_JSON
+    plans = read_object(path, entries={"plans_name": str, "configurations": dict})
     return resolve(plans, item.cell.configuration) if plans else {}
 
 
