@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nnunetv2_xattnres.ablation.commands import Device
 from nnunetv2_xattnres.ablation.grid import parse_folds
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from nnunetv2_xattnres.ablation.slurm import Resources
 
 # the options that only SLURM has, with their defaults
-_SLURM = {"partition": None, "time": 1440, "memory": None, "cpus": 8, "sbatch": [], "detach": False, "poll": 15.0}
+_SLURM: dict[str, Any] = {
+    "partition": None, "time": 1440, "memory": None, "cpus": 8, "sbatch": [], "detach": False, "poll": 15.0,
+}  # fmt: skip
 _LONGEST_POLL = 24 * 3600.0
 _SBATCH_OPTION = re.compile(r"[A-Za-z][\w-]*(=.+)?")
 

@@ -9,6 +9,11 @@ from typing import Any
 from nnunetv2_xattnres.arguments import parse_names
 from nnunetv2_xattnres.catalogue import NETWORKS
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.json_files import check_entries, kind_of
+
+_ENTRIES: Mapping[str, type] = {
+    "configuration": str, "variant": str, "network": str, "study": list, "trainer": str, "seed": float,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,9 +48,19 @@ class Cell:
         return {"name": self.name, **asdict(self), "study": list(self.study)}
 
     @classmethod
-    def from_json(cls, entry: Mapping[str, Any]) -> Cell:
-        """Read what :meth:`to_json` wrote."""
-        values = {key: value for key, value in entry.items() if key != "name"}
+    def from_json(cls, entry: Any, where: str) -> Cell:
+        """Read what :meth:`to_json` wrote; ``where`` is its place, for the message.
+
+        Raises:
+            InputError: it is something else.
+        """
+        advice = "it is not a cell of this version: repair it"
+        if not isinstance(entry, dict):
+            raise InputError(f"{where} is {kind_of(entry)} and not an object: {advice}")
+        check_entries(entry, where, _ENTRIES, advice)
+        if not isinstance(entry.get("fold"), int) and entry.get("fold") != "all":
+            raise InputError(f"{where} has the fold {entry.get('fold')}, and not a number or all: {advice}")
+        values = {name: entry[name] for name in (*_ENTRIES, "fold")}
         return cls(**{**values, "study": tuple(values["study"])})
 
 

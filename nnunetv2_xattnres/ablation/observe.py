@@ -16,7 +16,7 @@ from typing import Any
 from nnunetv2_xattnres.ablation.grid import Cell
 from nnunetv2_xattnres.ablation.study import State, Study
 from nnunetv2_xattnres.errors import InputError
-from nnunetv2_xattnres.json_files import read_object, write_json
+from nnunetv2_xattnres.json_files import check_entries, read_object, write_json
 from nnunetv2_xattnres.nnunet_layout import last_epoch
 
 # a busy or restarting controller answers again after some seconds
@@ -70,7 +70,7 @@ def observe(study: Study, jobs: Mapping[str, Job] | None = None) -> list[Observa
     Raises:
         InputError: the cluster does not answer.
     """
-    submitted = {cell: read_object(job_file(study, cell)) for cell in study.cells}
+    submitted = {cell: _noted_job(study, cell) for cell in study.cells}
     if jobs is None:
         asked = any(noted is not None and not study.is_complete(cell) for cell, noted in submitted.items())
         jobs = live_jobs() if asked else {}
@@ -86,6 +86,13 @@ def observe(study: Study, jobs: Mapping[str, Job] | None = None) -> list[Observa
 def job_file(study: Study, cell: Cell) -> Path:
     """The file with the number of the SLURM job as which a cell was last submitted."""
     return study.cell_folder(cell) / "slurm.json"
+
+
+def _noted_job(study: Study, cell: Cell) -> dict[str, Any] | None:
+    path = job_file(study, cell)
+    noted = read_object(path)
+    check_entries(noted or {}, str(path), {}, optional={"job": str})
+    return noted
 
 
 def note_job(study: Study, cell: Cell, number: str | None) -> None:

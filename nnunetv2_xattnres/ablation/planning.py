@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnunetv2_xattnres.ablation.commands import test_set
@@ -150,7 +150,7 @@ def _tolerance(preprocessed: Path, request: Request) -> list[str]:
 
 def _joined(known: Cell, new: Cell) -> Cell:
     studies = tuple(dict.fromkeys((*known.study, *new.study)))
-    return Cell.from_json({**known.to_json(), "study": studies})
+    return replace(known, study=studies)
 
 
 def _check_new(folder: Path) -> None:

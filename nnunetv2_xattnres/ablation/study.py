@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -16,10 +17,23 @@ from nnunetv2_xattnres.ablation.grid import Cell
 from nnunetv2_xattnres.ablation.locks import Lock
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.evaluation.files import SCORE_AGAIN
-from nnunetv2_xattnres.json_files import check_format, read_object, write_json
+from nnunetv2_xattnres.json_files import check_entries, check_format, read_object, write_json
 from nnunetv2_xattnres.nnunet_layout import fold_folder, training_logs
 
 FORMAT = 1  # of study.json and cell.json
+_ADVICE = "repair it, or give another folder with --output"
+_ENTRIES: Mapping[str, type] = {
+    "dataset": str, "dataset_json": str, "plans": str, "base_plans": str, "configuration": str, "trainer": str,
+    "cells": list,
+}  # fmt: skip
+# files of earlier versions lack them
+_ENTRIES_OF_LATER: Mapping[str, type] = {
+    "convention": str, "tolerance": list, "missing": str, "digests": dict, "data": dict,
+}  # fmt: skip
+# of cell.json; a pending cell lacks them
+_STATE_ENTRIES: Mapping[str, type] = {
+    "hours": float, "error": str, "started": str, "finished": str, "commands": list, "versions": dict, "reference": str,
+}  # fmt: skip
 
 
 class State(str, Enum):
@@ -72,19 +86,15 @@ class Study:
     @classmethod
     def load(cls, folder: Path) -> Study | None:
         """The study in a folder, or ``None``."""
-        content = read_object(folder / "study.json")
+        path = folder / "study.json"
+        content = read_object(path)
         if content is None:
             return None
-        check_format(content, folder / "study.json", FORMAT)
-        names = ("dataset", "dataset_json", "plans", "base_plans", "configuration", "trainer")
-        try:
-            cells = [Cell.from_json(cell) for cell in content["cells"]]
-            # files of earlier versions lack them
-            names_of_later = ("convention", "tolerance", "missing", "digests", "data")
-            later = {name: content[name] for name in names_of_later if name in content}
-            return cls(folder, **{name: content[name] for name in names}, cells=cells, **later)
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{folder / 'study.json'} is not a study of this program ({error!r})") from error
+        check_format(content, path, FORMAT)
+        check_entries(content, str(path), _ENTRIES, _ADVICE, optional=_ENTRIES_OF_LATER)
+        values = {name: content[name] for name in (*_ENTRIES, *_ENTRIES_OF_LATER) if content.get(name) is not None}
+        cells = [Cell.from_json(cell, f"{path}, cell {number}") for number, cell in enumerate(content["cells"])]
+        return cls(folder, **{**values, "cells": cells})
 
     def save(self) -> None:
         """Write ``study.json``, and a pending state for each cell that has none.
@@ -163,12 +173,18 @@ class Study:
             InputError: its scores cannot be read.
         """
         scores = read_object(self.scores_file(cell), SCORE_AGAIN, entries={"mean": dict})
-        return None if scores is None else scores["mean"].get("dice")
+        if scores is None:
+            return None
+        where = f"{self.scores_file(cell)}, mean,"
+        check_entries(scores["mean"], where, {}, SCORE_AGAIN, optional={"dice": float})
+        return scores["mean"].get("dice")
 
     def read_state(self, cell: Cell) -> dict[str, Any]:
         """Content of ``cell.json``."""
-        state = read_object(self.state_file(cell), entries={"state": str}) or {"state": State.PENDING}
-        check_format(state, self.state_file(cell), FORMAT)
+        path = self.state_file(cell)
+        state = read_object(path, entries={"state": str}) or {"state": State.PENDING}
+        check_format(state, path, FORMAT)
+        check_entries(state, str(path), {}, optional=_STATE_ENTRIES)
         return state
 
     def update_state(self, cell: Cell, **values: Any) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def test_the_grid_compares_every_variant_before_the_next_seed():
         "2d_both__fold1__seed0",
     ]
     assert len({cell.name for cell in cells}) == 8 and cells[-1].seed == 1
-    assert [Cell.from_json(json.loads(json.dumps(cell.to_json()))) for cell in cells] == cells
+    assert [Cell.from_json(json.loads(json.dumps(cell.to_json())), "a file") for cell in cells] == cells
 
 
 def test_emcad_is_trained_by_the_partner_of_the_trainer():

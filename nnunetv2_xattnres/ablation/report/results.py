@@ -12,8 +12,10 @@ from nnunetv2_xattnres.ablation.report.statistics import Difference, paired_diff
 from nnunetv2_xattnres.ablation.study import State, Study
 from nnunetv2_xattnres.catalogue import network_title, variant_title
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.evaluation.conventions import CONVENTIONS
 from nnunetv2_xattnres.evaluation.files import SCORE_AGAIN, read_scores
 from nnunetv2_xattnres.evaluation.scoring import CATALOGUE, METRICS, metrics_of, rules_text
+from nnunetv2_xattnres.json_files import check_entries
 
 
 @dataclass
@@ -113,7 +115,9 @@ def load_results(folder: Path) -> Results:
     found: dict[str, dict[str, Any]] = {}
     for item in observations:
         if item.state == State.COMPLETE:
-            found[item.cell.name] = read_scores(study.scores_file(item.cell))
+            path = study.scores_file(item.cell)
+            found[item.cell.name] = read_scores(path)
+            _check_scores(found[item.cell.name], path)
     for name, scores in found.items():
         if lacking := [metric for metric in METRICS if metric not in metrics_of(scores)]:
             raise InputError(f"The scores of {name} in {folder} have no {', '.join(lacking)}: {SCORE_AGAIN}")
@@ -144,6 +148,25 @@ def load_results(folder: Path) -> Results:
         metrics_of(first),
         rules_text(first),
     )
+
+
+def _check_scores(scores: dict[str, Any], path: Path) -> None:
+    """Check the values in a file of scores, whose keys were checked when it was read.
+
+    Raises:
+        InputError: a score is no number, a label is not one of the file's, or a rule has no meaning here.
+    """
+    check_entries(scores, str(path), {}, SCORE_AGAIN, optional={"tolerance": dict, "missing": str})
+    numbers = dict.fromkeys(metrics_of(scores), float)
+    for number, row in enumerate(scores["cases"]):
+        where = f"{path}, entry {number} of cases,"
+        check_entries(row, where, {"case": str, "label": str, **numbers}, SCORE_AGAIN)
+        if row["label"] not in scores["labels"]:
+            raise InputError(f"{where} has the label {row['label']}, which its labels do not name: {SCORE_AGAIN}")
+    if scores["convention"] not in CONVENTIONS:
+        raise InputError(f"{path} has the convention {scores['convention']}: {SCORE_AGAIN}")
+    tolerance = scores.get("tolerance") or {}
+    check_entries(tolerance, f"{path}, tolerance,", dict.fromkeys(tolerance, float), SCORE_AGAIN)
 
 
 def _configuration(
