@@ -171,7 +171,12 @@ class RawDataset:
         return used or own or [], []
 
     def read(self, case: RawCase) -> Volume:
-        """Read the case with nnU-Net's reader; an unreadable file raises the error of the reader."""
+        """Read the case with nnU-Net's reader.
+
+        Raises:
+            ValueError: a file is cut off or damaged, or has a number of dimensions or channels that nnU-Net cannot use.
+            Exception: the reader's own error, for a file that it cannot read.
+        """
         for path in case.images if case.label is None else (*case.images, case.label):
             try:
                 check_whole(path)
@@ -180,11 +185,20 @@ class RawDataset:
                 raise ValueError(f"{path.name}: {error}") from error
         reader = self._reader(str(case.images[0]))
         image, properties = reader.read_images([str(path) for path in case.images])
+        dimensions = _dimensions(image, properties)
+        if dimensions is None or dimensions > 3:
+            kind = "has vectors as values" if dimensions is None else f"is {dimensions}D"
+            raise ValueError(f"its image {kind}: split it into {case.name}_0000, _0001 and so on, one per channel")
         if case.label is None:
             return Volume(image, properties, None, {})
         label, label_properties = reader.read_seg(str(case.label))
+        label_dimensions = _dimensions(label, label_properties)
+        if label_dimensions is None:
+            raise ValueError("its label has vectors as values, a mask has one number per voxel")
         if len(label) != 1:
             raise ValueError(f"its label has {len(label)} channels, a mask has one")
+        if label_dimensions != dimensions:
+            raise ValueError(f"its image is {dimensions}D, its label {label_dimensions}D: they need the same size")
         return Volume(image, properties, np.asarray(label)[0], label_properties)
 
     def examine(self, case: RawCase) -> Reading:
@@ -234,3 +248,15 @@ class RawDataset:
         from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
         return determine_reader_writer_from_dataset_json(self.description, example, True, verbose=False)()
+
+
+def _dimensions(image: np.ndarray, properties: dict[str, Any]) -> int | None:
+    """The dimensions of the file, or None if its values are vectors, such as colours.
+
+    The shape does not say them: nnU-Net's SimpleITKIO reads a 4D image as channels, and the axis of a vector as an axis
+    of the image. Only SimpleITK reads these files, and its spacing has one entry per axis. The other readers refuse
+    them.
+    """
+    if len(properties["spacing"]) != image.ndim - 1:
+        return None
+    return len(properties.get("sitk_stuff", properties)["spacing"])

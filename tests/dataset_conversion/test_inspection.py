@@ -10,7 +10,7 @@ from PIL import Image
 
 from nnunetv2_xattnres.cli import main
 from nnunetv2_xattnres.dataset_conversion.clinicdb import ClinicDB
-from nnunetv2_xattnres.dataset_conversion.inspection import inspect_dataset
+from nnunetv2_xattnres.dataset_conversion.inspection import draw_cases, inspect_dataset
 from nnunetv2_xattnres.dataset_conversion.overlap import find_overlap
 from nnunetv2_xattnres.dataset_conversion.raw_dataset import RawDataset
 from nnunetv2_xattnres.dataset_conversion.synapse import Synapse
@@ -32,6 +32,20 @@ def clinicdb(raw, tmp_path):
     rows = [f"{number},{(number + 1) // 2}" for number in range(1, 21)]
     (source / "metadata.csv").write_text("\n".join(["frame_id,sequence_id", *rows]))
     return ClinicDB().convert(source, raw=raw).folder
+
+
+def volumes(raw, names=("a",), **description):
+    """Dataset001_Volumes with these cases; ``description`` changes its dataset.json."""
+    folder = raw / "Dataset001_Volumes"
+    label = np.zeros((6, 7, 8), np.uint8)
+    label[2:4, 2:4, 2:4] = 1
+    for name in names:
+        for path, voxels in ((f"imagesTr/{name}_0000.nii.gz", label * 100.0), (f"labelsTr/{name}.nii.gz", label)):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(voxels, np.eye(4)), folder / path)
+    usual = {"channel_names": {"0": "MR"}, "labels": {"background": 0, "organ": 1}, "file_ending": ".nii.gz"}
+    (folder / "dataset.json").write_text(json.dumps(usual | {"numTraining": len(names)} | description))
+    return folder
 
 
 def change_splits(folder, change):
@@ -177,6 +191,33 @@ def test_volumes_that_nnunet_stops_at_or_warns_of(raw):
         f"{masks / 'c5.nii.gz'}: has the spacing (3.0, 1.0, 1.0), its image (1.0, 1.0, 1.0)",
     ]
     assert f"  - {masks / 'c4.nii.gz'}: has another affine than its image" in lines
+
+
+COLOURS = np.dtype([(name, "u1") for name in "RGB"])
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "reason"),
+    [
+        ((6, 7, 8, 2), (6, 7, 8), "its image is 4D: split it into b_0000, _0001 and so on, one per channel"),
+        ((6, 7, 8), (6, 7), "its image is 3D, its label 2D: they need the same size"),
+        ((6, 7), (6, 7, 8), "its image is 2D, its label 3D: they need the same size"),
+        ((6, 7, 8), (6, 7, 8, 2), "its label has 2 channels, a mask has one"),
+        (COLOURS, (6, 7, 8), "its image has vectors as values: split it into b_0000, _0001 and so on, one per channel"),
+        ((6, 7, 8), COLOURS, "its label has vectors as values, a mask has one number per voxel"),
+        ((6, 7), COLOURS, "its label has vectors as values, a mask has one number per voxel"),
+    ],
+    ids=str,
+)
+def test_a_case_of_other_dimensions_is_wrong_and_the_others_are_reported(raw, tmp_path, image, label, reason):
+    folder = volumes(raw, numTraining=2)
+    for name, kind in (("imagesTr/b_0000", image), ("labelsTr/b", label)):
+        voxels = np.zeros((6, 7, 8), kind) if kind is COLOURS else np.ones(kind, np.uint8)
+        nib.save(nib.Nifti1Image(voxels, np.eye(4)), folder / f"{name}.nii.gz")
+    lines, problems = inspect_dataset(RawDataset.open("1"))
+    assert problems == [f"{folder / 'imagesTr' / 'b_0000.nii.gz'}: case b cannot be read ({reason})"]
+    assert "  size     8x7x6 (z y x)" in lines
+    assert draw_cases(RawDataset.open("1"), tmp_path / "sheet.png") == 1
 
 
 def test_masks_in_colour_and_masks_without_anything_are_wrong(clinicdb):
