@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 
 EXAMPLES = 3
+FEW = 5
 
 
 class InputError(Exception):
@@ -43,3 +44,8 @@ def folded(problems: Sequence[str]) -> list[str]:
             examples = ", ".join(file for _, file in group[:EXAMPLES])
             lines.append(f"{text} ({len(group)} times: {examples} and {len(group) - EXAMPLES} more)")
     return lines
+
+
+def few(texts: Sequence[str]) -> str:
+    """The first five texts, separated by commas, and how many more there are."""
+    return ", ".join(texts[:FEW]) + (f" and {len(texts) - FEW} more" if len(texts) > FEW else "")

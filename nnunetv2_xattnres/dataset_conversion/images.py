@@ -7,6 +7,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from nnunetv2_xattnres.errors import few
 from nnunetv2_xattnres.reading import check_tiff_size, stop_without_memory
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -99,9 +100,8 @@ def read_mask(path: Path, *, grey_share: float = 0.0, threshold: int | None = No
             )
         others = [str(value) for value in values if value not in (0, 255)]
         if others:
-            shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
             raise ImageProblem(
-                f"has a third colour (value {shown}), expected black (0) and white (255) alone. {RESAMPLED}"
+                f"has a third colour (value {few(others)}), expected black (0) and white (255) alone. {RESAMPLED}"
             )
     return (brightest > 127).astype(np.uint8)
 

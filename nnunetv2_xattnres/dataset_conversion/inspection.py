@@ -16,7 +16,7 @@ from nnunetv2_xattnres.dataset_conversion.plausible import border_note, missing_
 from nnunetv2_xattnres.dataset_conversion.raw_dataset import RawCase, RawDataset, Reading
 from nnunetv2_xattnres.dataset_conversion.summary import describe_sizes
 from nnunetv2_xattnres.dataset_conversion.workers import map_cases
-from nnunetv2_xattnres.errors import InputError, folded
+from nnunetv2_xattnres.errors import InputError, few, folded
 from nnunetv2_xattnres.nnunet_layout import DATASET_JSON, PREPROCESSED, SPLITS, TRAIN_IMAGES, TRAIN_LABELS
 from nnunetv2_xattnres.outputs import check_outputs, written
 from nnunetv2_xattnres.system import available_cores
@@ -195,7 +195,7 @@ def _describe_splits(
         pairs.append(("all", (TRAIN_IMAGES, list(training)), ("test", list(test))))
     left = sorted(set(training) - {name for fold in folds for name in [*fold["train"], *fold["val"]]})
     if folds and left:
-        lines.append(f"  {len(left)} cases of imagesTr are in no fold: {_few(left)}")
+        lines.append(f"  {len(left)} cases of imagesTr are in no fold: {few(left)}")
 
     lines.append(f"overlap {'':<22}  names  sequences  identical images")
     for title, (first, firsts), (second, seconds) in pairs:
@@ -207,17 +207,13 @@ def _describe_splits(
         )
         sides = f"{first} and {second}"
         sequences = str(len(overlap.sequences)) if dataset.sequences else "unknown"
-        shared = f"   (sequences {_few(overlap.sequences)})" if overlap.sequences else ""
+        shared = f"   (sequences {few(overlap.sequences)})" if overlap.sequences else ""
         lines.append(
             f"  {title:<6}  {sides:<20}  {len(overlap.names):>5}  {sequences:>9}  {len(overlap.images):>16}{shared}"
         )
         if overlap.names:
-            problems.append(f"{title}: {sides} share {len(overlap.names)} cases: {_few(overlap.names)}")
+            problems.append(f"{title}: {sides} share {len(overlap.names)} cases: {few(overlap.names)}")
         others = [f"{one} = {other}" for one, other in overlap.images if one != other]
         if others:
-            problems.append(f"{title}: {sides} share {len(others)} images under two names: {_few(others)}")
+            problems.append(f"{title}: {sides} share {len(others)} images under two names: {few(others)}")
     return lines, problems
-
-
-def _few(texts: Sequence[str], count: int = 6) -> str:
-    return ", ".join(texts[:count]) + (f" and {len(texts) - count} more" if len(texts) > count else "")

@@ -14,7 +14,7 @@ import numpy as np
 from nnunetv2_xattnres.dataset_conversion.plausible import border_share
 from nnunetv2_xattnres.dataset_conversion.splits import Fold
 from nnunetv2_xattnres.dataset_conversion.staging import bring_back, raw_folder
-from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.errors import InputError, few
 from nnunetv2_xattnres.json_files import read_json, require_object
 from nnunetv2_xattnres.nnunet_layout import (
     DATASET_JSON,
@@ -242,7 +242,7 @@ class RawDataset:
         reading.border = border_share(np.where(np.isin(label, ignored), 0, label) if ignored else label)
         unknown = [f"{exactly(value)}" for value in values if value not in self.label_names]
         if unknown:
-            reading.problems.append(f"{case.label}: holds {', '.join(unknown)}, which dataset.json does not name")
+            reading.problems.append(f"{case.label}: holds {few(unknown)}, which dataset.json does not name")
 
     def _reader(self, example: str) -> Any:
         from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json

@@ -18,7 +18,7 @@ from nnunetv2_xattnres.dataset_conversion.btcv_codes import problems_of_codes
 from nnunetv2_xattnres.dataset_conversion.layout import index_files, pair, subfolder
 from nnunetv2_xattnres.dataset_conversion.plausible import border_share
 from nnunetv2_xattnres.dataset_conversion.splits import Split, cross_validation
-from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.errors import InputError, few
 from nnunetv2_xattnres.reading import check_whole, exactly, stop_without_memory
 
 # TransUNet's lists, which are in general use
@@ -148,7 +148,7 @@ class Synapse(Dataset):
         present = sorted(set().union(*(np.unique(piece).tolist() for piece in np.moveaxis(codes, 2, 0))))
         unknown = [f"{exactly(code)}" for code in present if code not in range(14)]
         if unknown:
-            checked.problems.append(f"{case.mask}: has the codes {', '.join(unknown[:5])}; BTCV's are 0 to 13")
+            checked.problems.append(f"{case.mask}: has the codes {few(unknown)}; BTCV's are 0 to 13")
         if not checked.problems:
             checked.problems += [f"{case.mask}: {problem}" for problem in problems_of_codes(codes, label.affine)]
         if checked.problems:

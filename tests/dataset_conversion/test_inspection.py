@@ -156,6 +156,17 @@ def test_broken_cases_are_wrong(clinicdb, capsys):
         assert f"- {path}: {reason}" in output, output
 
 
+def test_an_image_in_place_of_a_label_is_told_in_one_short_line(raw):
+    folder = volumes(raw)
+    values = np.arange(2, 338, dtype=np.int16).reshape(6, 7, 8)
+    nib.save(nib.Nifti1Image(values, np.eye(4)), folder / "labelsTr" / "a.nii.gz")
+    _, problems = inspect_dataset(RawDataset.open("1"))
+    assert (
+        f"{folder / 'labelsTr' / 'a.nii.gz'}: holds 2, 3, 4, 5, 6 and 331 more, which dataset.json does not name"
+        in (problems)
+    )
+
+
 def test_volumes_that_nnunet_stops_at_or_warns_of(raw):
     """One fault a case: what nnU-Net's integrity check refuses is wrong, what it mentions is noted."""
     folder = raw / "Dataset001_Volumes"
