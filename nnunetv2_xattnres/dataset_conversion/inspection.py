@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from nnunetv2_xattnres.dataset_conversion.label_rules import problems_of_labels
 from nnunetv2_xattnres.dataset_conversion.overlap import find_overlap
 from nnunetv2_xattnres.dataset_conversion.patch_view import planned_views
 from nnunetv2_xattnres.dataset_conversion.plausible import border_note, missing_classes, no_background
@@ -74,9 +75,7 @@ def inspect_dataset(
     test = [case.name for case in cases if case.part == "Ts"]
     if not training:
         problems.append(f"{dataset.folder / TRAIN_IMAGES}: holds no case")
-    if dataset.description.get("numTraining", len(training)) != len(training):
-        count = dataset.description["numTraining"]
-        problems.append(f"{dataset.folder / DATASET_JSON}: numTraining is {count}, imagesTr holds {len(training)}")
+    problems += [f"{dataset.folder / DATASET_JSON}: {text}" for text in _wrong_description(dataset, len(training))]
     digests = {(case.part, case.name): reading.digest for case, reading in zip(cases, readings, strict=True)}
     split_lines, split_problems = _describe_splits(dataset, training, test, digests)
     counts = [reading.counts for reading in readings if reading.counts]
@@ -127,6 +126,17 @@ def draw_cases(dataset: RawDataset, path: Path, *, count: int = 12, seed: int = 
         title = f"{dataset.folder.name}: {len(tiles)} of {len(cases)} cases"
         draw_contact_sheet(partial, tiles, dataset.label_names, title)
     return len(tiles)
+
+
+def _wrong_description(dataset: RawDataset, training: int) -> list[str]:
+    """What nnU-Net's integrity check refuses in ``dataset.json``."""
+    description = dataset.description
+    problems = problems_of_labels(description["labels"], description.get("regions_class_order"))
+    if "numTraining" not in description:
+        problems.append(f"has no numTraining: imagesTr holds {training}")
+    elif description["numTraining"] != training:
+        problems.append(f"numTraining is {description['numTraining']}, imagesTr holds {training}")
+    return problems
 
 
 def _implausible_labels(dataset: RawDataset, counts: Sequence[Mapping[int, int]]) -> list[str]:

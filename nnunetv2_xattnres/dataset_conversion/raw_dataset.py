@@ -105,7 +105,7 @@ class RawDataset:
         opened = cls(root / found[0], description)
         try:
             opened.label_names  # noqa: B018 - computed here, so that it fails here
-        except (AttributeError, TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InputError(f"{path}: labels must be name: value, as nnU-Net v2 writes them") from error
         return opened
 

@@ -322,7 +322,10 @@ def test_regions_and_ignore(raw):
     folder.mkdir(parents=True)
     labels = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
     (folder / "dataset.json").write_text(
-        json.dumps({"channel_names": {"0": "MR"}, "labels": labels, "file_ending": ".png", "numTraining": 1})
+        json.dumps(
+            {"channel_names": {"0": "MR"}, "labels": labels, "file_ending": ".png", "numTraining": 1}
+            | {"regions_class_order": [1, 2]}
+        )
     )
     save(folder / "imagesTr" / "a_0000.png", picture(1)[..., 0])
     save(folder / "labelsTr" / "a.png", np.arange(24 * 32, dtype=np.uint8).reshape(24, 32) % 4)
@@ -334,6 +337,19 @@ def test_regions_and_ignore(raw):
         ["2", "value"],
         ["3", "ignore"],
     ]
+
+
+def test_a_description_that_nnunet_refuses_is_wrong(raw):
+    folder = volumes(raw, labels={"background": 0, "organ": 1, "polyp": 3}, numTraining=5)
+    file = folder / "dataset.json"
+    _, problems = inspect_dataset(RawDataset.open("1"))
+    assert f"{file}: labels have the values 0, 1, 3: nnU-Net needs 0, 1, 2 and so on" in problems
+    assert f"{file}: numTraining is 5, imagesTr holds 1" in problems
+    file.write_text(file.read_text().replace("numTraining", "tensorImageSize"))
+    assert f"{file}: has no numTraining: imagesTr holds 1" in inspect_dataset(RawDataset.open("1"))[1]
+    file.write_text(file.read_text().replace("3}", "Infinity}"))
+    with pytest.raises(InputError, match="labels must be name: value"):
+        RawDataset.open("1")
 
 
 def test_find_overlap():
