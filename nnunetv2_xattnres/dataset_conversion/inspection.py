@@ -70,7 +70,8 @@ def inspect_dataset(
     cases = [*dataset.cases("Tr"), *dataset.cases("Ts")]
     workers = workers or min(4, available_cores())
     readings = map_cases(dataset.examine, cases, workers=workers, progress=progress, description="reading")
-    problems = [*dataset.hidden_files(), *(problem for reading in readings for problem in reading.problems)]
+    problems = [*dataset.hidden_files(), *dataset.unused_files()]
+    problems += [problem for reading in readings for problem in reading.problems]
     training = [case.name for case in cases if case.part == "Tr"]
     test = [case.name for case in cases if case.part == "Ts"]
     if not training:

@@ -20,8 +20,10 @@ from nnunetv2_xattnres.nnunet_layout import (
     DATASET_JSON,
     PREPROCESSED,
     SPLITS,
+    TEST,
     TEST_IMAGES,
     TEST_LABELS,
+    TRAIN,
     TRAIN_IMAGES,
     TRAIN_LABELS,
     dataset_number,
@@ -30,6 +32,8 @@ from nnunetv2_xattnres.nnunet_layout import (
 from nnunetv2_xattnres.plans.splits import read_splits
 from nnunetv2_xattnres.reading import check_whole, differing_geometry, exactly, stop_without_memory
 
+BESIDE_IMAGES = (".json", ".txt", ".md", ".csv", ".db", ".ini")
+"""Endings of files that may lie beside images. For example, nnU-Net's reader of 3D TIFF has the spacings in JSON."""
 NOT_FINITE = "holds values that are not finite (NaN or infinity)"
 
 
@@ -133,7 +137,7 @@ class RawDataset:
         return {name: case["sequence"] for name, case in cases.items() if case.get("sequence") is not None}
 
     def cases(self, part: str) -> list[RawCase]:
-        """All cases of ``images{part}``, by name; ``hidden_files`` lists files that are no cases."""
+        """All cases of ``images{part}``, by name; ``hidden_files`` and ``unused_files`` list the other files."""
         folder, labels = part_folders(self.folder, part)
         files: dict[str, list[Path]] = {}
         for path in sorted(folder.glob(f"*{self.ending}")):
@@ -156,6 +160,28 @@ class RawDataset:
                     f"{folder}: holds {len(hidden)} hidden files, such as {hidden[0]} (macOS leaves ._NAME beside NAME "
                     "on foreign disks), which nnU-Net takes for cases: delete them"
                 )
+        return problems
+
+    def unused_files(self) -> list[str]:
+        """A line per file in the folders of images and masks that is neither, so that nnU-Net ignores it or stops."""
+        problems = []
+        for part in (TRAIN, TEST):
+            images, labels = part_folders(self.folder, part)
+            cases = self.cases(part)
+            used = {
+                *(path for case in cases for path in case.images),
+                *(labels / f"{case.name}{self.ending}" for case in cases),
+            }
+            for path in sorted({*images.glob("[!.]*"), *labels.glob("[!.]*")} - used):
+                if path.suffix.lower() in BESIDE_IMAGES:
+                    continue
+                if path.parent == images:
+                    text = f"is no image of a case: nnU-Net reads CASE_0000{self.ending}, and _0001 for channel 1"
+                elif not path.name.endswith(self.ending):
+                    text = f"is no mask of a case: nnU-Net reads CASE{self.ending}"
+                else:
+                    text = f"is a mask without an image in {images.name}"
+                problems.append(f"{path}: {text}")
         return problems
 
     def splits(self) -> tuple[list[Fold], list[str]]:

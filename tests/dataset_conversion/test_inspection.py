@@ -352,6 +352,21 @@ def test_a_description_that_nnunet_refuses_is_wrong(raw):
         RawDataset.open("1")
 
 
+def test_files_that_are_no_case_are_wrong(raw):
+    folder = volumes(raw)
+    images, labels = folder / "imagesTr", folder / "labelsTr"
+    unused = [images / "b_0000.nii", images / "c_0000.NII.GZ", images / "d.nii.gz", images / "slices"]
+    unused += [labels / "b.nii", labels / "e.nii.gz", labels / "f_0000.nii.gz"]
+    beside = [images / "a.json", images / "Thumbs.db", labels / "README.txt", labels / ".DS_Store"]
+    for path in [*unused, *beside]:
+        path.touch()
+    _, problems = inspect_dataset(RawDataset.open("1"))
+    image = "is no image of a case: nnU-Net reads CASE_0000.nii.gz, and _0001 for channel 1"
+    mask = "is no mask of a case: nnU-Net reads CASE.nii.gz"
+    texts = [*[image] * 4, mask, *["is a mask without an image in imagesTr"] * 2]
+    assert problems == [f"{path}: {text}" for path, text in zip(unused, texts, strict=True)]
+
+
 def test_find_overlap():
     digests = {("Tr", "a"): "x", ("Tr", "b"): "y", ("Ts", "b"): "y", ("Ts", "c"): "x", ("Ts", "d"): ""}
     overlap = find_overlap(
