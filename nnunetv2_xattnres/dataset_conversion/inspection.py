@@ -45,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
     dataset = RawDataset.open(args.dataset)
     sheet = args.sheet or Path(f"{dataset.folder.name}_cases.png")
     if args.cases > 0:
+        if sheet.suffix.lower() != ".png":
+            raise InputError(f"--sheet {sheet}: the picture is a PNG, give it the ending .png")
         check_outputs([sheet], overwrite=args.overwrite, advice=", --sheet PNG names another, --cases 0 draws none")
     if args.workers is not None and args.workers < 1:
         raise InputError(f"--workers {args.workers}: at least 1")
@@ -174,7 +176,7 @@ def _describe_cases(readings: Sequence[Reading], training: int, test: int) -> li
 def _describe_classes(dataset: RawDataset, readings: Sequence[Reading]) -> list[str]:
     labelled = [reading.counts for reading in readings if reading.counts]
     total = sum(sum(counts.values()) for counts in labelled)
-    width = max(map(len, dataset.label_names.values()), default=0)
+    width = max([4, *map(len, dataset.label_names.values())])  # the heading needs four
     spread = "within these cases: smallest, median, largest share"
     lines = [f"classes  {'':<{width - 4}}    share  cases          {spread}"]
     for value, name in dataset.label_names.items():

@@ -104,6 +104,8 @@ class RawDataset:
             "convert again, or write it as nnU-Net v2 wants it",
             entries={"channel_names": dict, "labels": dict, "file_ending": str},
         )
+        if empty := [key for key in ("channel_names", "labels") if not description[key]]:
+            raise InputError(f"{path}: {' and '.join(empty)} must not be empty: write them as nnU-Net v2 wants them")
         if "dataset" in description:
             raise InputError(f'{path}: lists its files under "dataset", which is not supported')
         opened = cls(root / found[0], description)
@@ -134,7 +136,8 @@ class RawDataset:
         cases = read_json(path, "convert again, or delete it")
         if not isinstance(cases, dict) or not all(isinstance(case, dict) for case in cases.values()):
             return {}  # a file of this name, but not ours
-        return {name: case["sequence"] for name, case in cases.items() if case.get("sequence") is not None}
+        known = {name: case["sequence"] for name, case in cases.items() if case.get("sequence") is not None}
+        return known if all(isinstance(sequence, str) for sequence in known.values()) else {}
 
     def cases(self, part: str) -> list[RawCase]:
         """All cases of ``images{part}``, by name; ``hidden_files`` and ``unused_files`` list the other files."""

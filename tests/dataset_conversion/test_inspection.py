@@ -97,6 +97,12 @@ def test_picture_is_not_overwritten(clinicdb, capsys, tmp_path):
     assert main(["inspect", "501", "--sheet", str(sheet), "--overwrite", "--workers", "-1"]) == 2
 
 
+def test_a_picture_with_another_ending_is_refused_before_any_work(clinicdb, capsys, monkeypatch):
+    monkeypatch.setattr(RawDataset, "examine", lambda *_: pytest.fail("has begun"))
+    assert main(["inspect", "501", "--sheet", "sheet.pdf"]) == 2
+    assert "--sheet sheet.pdf: the picture is a PNG, give it the ending .png" in capsys.readouterr().err
+
+
 def test_the_same_seed_draws_the_same_picture(clinicdb, tmp_path):
     for name, seed in (("one", 0), ("two", 0), ("other", 1)):
         main(["inspect", "501", "--sheet", str(tmp_path / f"{name}.png"), "--seed", str(seed), "--cases", "4"])
@@ -299,6 +305,9 @@ def test_broken_descriptions(clinicdb):
     (clinicdb / "dataset.json").write_text(json.dumps(description))
     with pytest.raises(InputError, match="labels must be name: value"):
         RawDataset.open("501")
+    (clinicdb / "dataset.json").write_text(json.dumps(description | {"channel_names": {}, "labels": {}}))
+    with pytest.raises(InputError, match="channel_names and labels must not be empty"):
+        RawDataset.open("501")
     (clinicdb.parent / "Dataset_old").mkdir()  # a folder of somebody's, no data set of nnU-Net's
     (clinicdb.parent / "Dataset501_Other").mkdir()
     with pytest.raises(InputError, match="belongs to Dataset501_CVCClinicDB and Dataset501_Other"):
@@ -312,9 +321,21 @@ def test_splits_that_are_not_nnunets(clinicdb, capsys, content):
     assert f"{clinicdb / 'splits_final.json'} " in capsys.readouterr().err
 
 
-def test_a_foreign_table_of_cases_is_passed_over(clinicdb):
-    (clinicdb / "cases.json").write_text("[1, 2]")
-    assert RawDataset.open("501").sequences == {}
+@pytest.mark.parametrize("content", [[1, 2], {"a": 1}, {"a": {"sequence": ["T1", "T2"]}}, {"a": {"sequence": 7}}])
+def test_a_foreign_table_of_cases_is_passed_over(clinicdb, content):
+    (clinicdb / "cases.json").write_text(json.dumps(content))
+    lines, problems = inspect_dataset(RawDataset.open("501"))
+    assert problems == []
+    assert [line.split()[6] for line in lines[-3:]] == ["unknown"] * 3
+
+
+def test_short_names_of_labels_and_labels_without_values(raw):
+    volumes(raw, labels={"bg": 0, "fg": 1})
+    lines, problems = inspect_dataset(RawDataset.open("1"))
+    assert any(line.split()[:2] == ["1", "fg"] for line in lines)
+    assert len(problems) == 1 and 'labels need "background": 0' in problems[0]
+    volumes(raw, labels={"background": []})
+    assert any("label background has no value" in problem for problem in inspect_dataset(RawDataset.open("1"))[1])
 
 
 def test_regions_and_ignore(raw):
