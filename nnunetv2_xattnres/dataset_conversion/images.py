@@ -8,13 +8,15 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from nnunetv2_xattnres.errors import few
-from nnunetv2_xattnres.reading import check_tiff_size, stop_without_memory
+from nnunetv2_xattnres.reading import check_memory, check_tiff_size, stop_without_memory
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 RESAMPLED = (
     "Masks that were resampled or compressed with loss are grey along their borders: take the original ones, or add "
     "--mask-threshold 127"
 )
+MOST_PIXELS = 178_956_970
+"""The limit of PIL, with which nnU-Net reads PNG. PIL refuses larger images, because they may be an attack."""
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -104,6 +106,18 @@ def read_mask(path: Path, *, grey_share: float = 0.0, threshold: int | None = No
                 f"has a third colour (value {few(others)}), expected black (0) and white (255) alone. {RESAMPLED}"
             )
     return (brightest > 127).astype(np.uint8)
+
+
+def check_size(size: tuple[int, int]) -> None:
+    """Check that an RGB image of ``size`` (height, width) can be made here, and read by nnU-Net afterwards.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    pixels = size[0] * size[1]
+    if pixels > MOST_PIXELS:
+        raise ValueError(f"nnU-Net's reader of PNG refuses more than {MOST_PIXELS} pixels")
+    check_memory(3 * pixels)
 
 
 def resize_rgb(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

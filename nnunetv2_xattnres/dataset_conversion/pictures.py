@@ -12,6 +12,7 @@ from nnunetv2_xattnres.dataset_conversion import splits
 from nnunetv2_xattnres.dataset_conversion.base import Case, Checked, Dataset
 from nnunetv2_xattnres.dataset_conversion.images import (
     ImageProblem,
+    check_size,
     read_mask,
     read_rgb,
     resize_mask,
@@ -46,8 +47,13 @@ class PictureDataset(Dataset):
             raise InputError(f"--mask-threshold {self.mask_threshold}: expected 0 to 254")
         if self.size is not None:
             self.size = (int(self.size[0]), int(self.size[1]))
+            height, width = self.size
             if min(self.size) < 1:
-                raise InputError(f"--size {self.size[0]} {self.size[1]}: height and width are at least 1 pixel")
+                raise InputError(f"--size {height} {width}: height and width are at least 1 pixel")
+            try:
+                check_size(self.size)
+            except ValueError as error:
+                raise InputError(f"--size {height} {width}: {error}: choose a smaller size") from error
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,7 @@ from dataset_phantoms import save, snapshot
 from PIL import Image
 
 from nnunetv2_xattnres.cli import main
-from nnunetv2_xattnres.dataset_conversion import pictures, synapse
+from nnunetv2_xattnres.dataset_conversion import images, pictures, synapse
 from nnunetv2_xattnres.dataset_conversion.clinicdb import ClinicDB
 from nnunetv2_xattnres.dataset_conversion.colondb import ColonDB
 from nnunetv2_xattnres.dataset_conversion.isic2017 import ISIC2017
@@ -257,6 +257,8 @@ def test_without_nnunet_raw(tmp_path, monkeypatch, capsys):
         (["--dataset-id", "1000"], "1 to 999"),
         (["--dataset-id", "9"], "the number 009 belongs to another data set"),
         (["--size", "0", "10"], "at least 1 pixel"),
+        (["--size", "99999999999", "10"], "refuses more than 178956970 pixels: choose a smaller size"),
+        (["--size", "100000", "100000"], "refuses more than 178956970 pixels: choose a smaller size"),
         (["--split", "file"], "needs --train"),
         (["--train", "x.txt"], "go with --split file"),
         (["--workers", "0"], "at least 1"),
@@ -269,6 +271,16 @@ def test_options_that_cannot_be(tmp_path, monkeypatch, capsys, options, message)
     assert main(["convert", "clinicdb", str(phantoms.clinicdb(tmp_path / "source")), *options]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "raw").exists()
+
+
+def test_sizes_are_bounded_by_nnunets_reader_and_by_the_memory(monkeypatch):
+    assert 2 * Image.MAX_IMAGE_PIXELS == images.MOST_PIXELS  # PIL raises an error above twice its own number
+    memory = 4e9
+    monkeypatch.setattr("nnunetv2_xattnres.reading.memory_bytes", lambda: memory)
+    ClinicDB(size=(13000, 13000))
+    memory = 1e9
+    with pytest.raises(InputError, match="--size 13000 13000: it unpacks to 2 GB, and this machine has 1 GB of memory"):
+        ClinicDB(size=(13000, 13000))
 
 
 def killed_between_the_renames(source, raw):
