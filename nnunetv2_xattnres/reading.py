@@ -17,6 +17,7 @@ from nnunetv2_xattnres.system import memory_bytes
 NATURAL = (".png", ".bmp", ".jpg", ".jpeg")
 CHUNK = 1 << 20  # bytes at a time
 MEMORY_TEXTS = ("bad_alloc", "bad allocation", "allocate memory", "unable to allocate", "out of memory")
+NOT_FINITE = "holds values that are not finite (NaN or infinity)"
 OUT_OF_MEMORY = "out of memory: close other programs, or add --workers 1, which holds one case at a time"
 
 

@@ -30,11 +30,10 @@ from nnunetv2_xattnres.nnunet_layout import (
     part_folders,
 )
 from nnunetv2_xattnres.plans.splits import read_splits
-from nnunetv2_xattnres.reading import check_whole, differing_geometry, exactly, stop_without_memory
+from nnunetv2_xattnres.reading import NOT_FINITE, check_whole, differing_geometry, exactly, stop_without_memory
 
 BESIDE_IMAGES = (".json", ".txt", ".md", ".csv", ".db", ".ini")
 """Endings of files that may lie beside images. For example, nnU-Net's reader of 3D TIFF has the spacings in JSON."""
-NOT_FINITE = "holds values that are not finite (NaN or infinity)"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from nnunetv2_xattnres.dataset_conversion.layout import index_files, pair, subfo
 from nnunetv2_xattnres.dataset_conversion.plausible import border_share
 from nnunetv2_xattnres.dataset_conversion.splits import Split, cross_validation
 from nnunetv2_xattnres.errors import InputError, few
-from nnunetv2_xattnres.reading import check_whole, exactly, stop_without_memory
+from nnunetv2_xattnres.reading import NOT_FINITE, check_whole, exactly, stop_without_memory
 
 # TransUNet's lists, which are in general use
 TRAINING = (5, 6, 7, 9, 10, 21, 23, 24, 26, 27, 28, 30, 31, 33, 34, 37, 39, 40)
@@ -28,6 +28,8 @@ TEST = (1, 2, 3, 4, 8, 22, 25, 29, 32, 35, 36, 38)
 # Of BTCV's 13 organs, the oesophagus (5), the inferior vena cava (9), the portal and splenic veins (10) and the adrenal
 # glands (12, 13) become background; the pancreas (11) takes the free number 5.
 ORGAN_MAP = np.array([0, 1, 2, 3, 4, 0, 6, 7, 8, 0, 0, 5, 0, 0], np.uint8)
+
+REAL_NUMBERS = "iuf"  # the kinds of NumPy's types
 
 
 @dataclass
@@ -208,9 +210,16 @@ def _load(path: Path, problems: list[str]) -> tuple[Any, Any]:
         problems.append(f"{path}: is unreadable or cut off ({str(error) or type(error).__name__})")
         return None, None
     if voxels.ndim != 3:
-        problems.append(f"{path}: has {voxels.ndim} dimensions, expected 3")
-        return None, None
-    return volume, voxels
+        reason = f"has {voxels.ndim} dimensions, expected 3"
+    elif voxels.dtype.kind not in REAL_NUMBERS:
+        kind = "complex numbers" if voxels.dtype.kind == "c" else "colours"
+        reason = f"holds {kind}, expected one real number per voxel"
+    elif not np.isfinite(voxels).all():
+        reason = NOT_FINITE
+    else:
+        return volume, voxels
+    problems.append(f"{path}: {reason}")
+    return None, None
 
 
 if __name__ == "__main__":

@@ -123,6 +123,32 @@ def test_every_problem_is_listed_and_nothing_is_written(tmp_path):
     assert snapshot(tmp_path) == before
 
 
+COLOURS = np.dtype([(name, "u1") for name in "RGB"])
+
+
+@pytest.mark.parametrize("kind", ["img", "label"])
+@pytest.mark.parametrize(
+    ("value", "dtype", "reason"),
+    [
+        (0, COLOURS, "holds colours, expected one real number per voxel"),
+        (1j, np.complex64, "holds complex numbers, expected one real number per voxel"),
+        (np.nan, np.float32, "holds values that are not finite (NaN or infinity)"),
+        (-np.inf, np.float64, "holds values that are not finite (NaN or infinity)"),
+    ],
+    ids=["colours", "complex", "nan", "infinity"],
+)
+def test_voxels_that_are_no_finite_numbers_are_refused(tmp_path, kind, value, dtype, reason):
+    source = phantoms.synapse(tmp_path / "source", (5, 6))
+    path = source / "RawData" / "Training" / kind / f"{kind}0006.nii.gz"
+    voxels = np.zeros((7, 6, 5), dtype)
+    voxels[3, 3, 3] = value
+    nib.save(nib.Nifti1Image(voxels, AFFINE), path)
+    with pytest.raises(InputError) as caught:
+        Synapse().convert(source, raw=tmp_path / "raw")
+    assert caught.value.problems == [f"{path}: {reason}"]
+    assert not (tmp_path / "raw").exists()
+
+
 def test_no_such_layout(tmp_path):
     (tmp_path / "RawData" / "Training" / "img").mkdir(parents=True)
     with pytest.raises(InputError, match="has no RawData/Training with the folders img and label"):
