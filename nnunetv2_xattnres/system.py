@@ -1,4 +1,4 @@
-"""Helpers for this machine: CPU cores, installed versions, the console, and temporary signal handlers."""
+"""Helpers for this machine: CPU cores, installed versions, the console, home folders and temporary signal handlers."""
 
 import io
 import os
@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
+from typing import Any, TextIO, cast
 
 from nnunetv2_xattnres.errors import InputError
 
@@ -49,6 +50,61 @@ def escape_what_the_console_lacks() -> None:
     """
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def outliving_its_reader() -> Iterator[None]:
+    """Within the block, a command goes on if nobody reads its standard output any more, as after ``| head``.
+
+    Its work is more than what it prints: files are still written, and the exit code is that of the work.
+    """
+    stream = sys.stdout
+    sys.stdout = cast(TextIO, _Outliving(stream))
+    try:
+        yield
+    finally:
+        try:
+            sys.stdout.flush()
+        finally:
+            sys.stdout = stream
+
+
+class _Outliving:
+    """A stream that drops what is written once its reader has gone."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._do(self._stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._do(self._stream.flush)
+
+    def _do(self, function: Callable[..., Any], *arguments: str) -> None:
+        try:
+            function(*arguments)
+        except BrokenPipeError:
+            # the stream still holds text, which Python would write at the end
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with the home folder of a user in place of ``~`` or ``~name``.
+
+    Raises:
+        InputError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{path}: there is no user of that name, so no home folder: write the whole path") from error
 
 
 def check_device(device: str, choice: str = "--device cpu") -> None:

@@ -23,7 +23,7 @@ from nnunetv2_xattnres.dataset_conversion.summary import Checked, Summary, summa
 from nnunetv2_xattnres.dataset_conversion.workers import map_cases
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.nnunet_layout import DATASET_JSON, SPLITS, TEST, TRAIN, part_folders
-from nnunetv2_xattnres.system import available_cores, escape_what_the_console_lacks, told_of
+from nnunetv2_xattnres.system import available_cores, escape_what_the_console_lacks, expanded, told_of
 
 
 @dataclass(frozen=True)
@@ -130,10 +130,13 @@ class Dataset(ABC):
         if not 1 <= number <= 999:
             raise InputError(f"--dataset-id {number}: nnU-Net's numbers are 1 to 999")
         raw = raw_folder(raw)
-        source = Path(source).expanduser()
+        source = expanded(source)
         target = raw / f"Dataset{number:03d}_{self.folder}"
         restored = bring_back(raw)
-        cases, split, checked = self._check_all(source, target_problems(raw, target.name, overwrite), workers, progress)
+        problems = target_problems(raw, target.name, overwrite)
+        if source.resolve().is_relative_to(target.resolve()):
+            problems.append(f"{source}: lies in {target}, the folder to write: move it, or choose another --dataset-id")
+        cases, split, checked = self._check_all(source, problems, workers, progress)
 
         parts = {TRAIN: split.training, TEST: split.test}
         jobs = [(case, part) for part, names in parts.items() for case in _pick(cases, names)]

@@ -13,6 +13,7 @@ from filelock import FileLock
 
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.nnunet_layout import FOLDERS, PREPROCESSED, RAW
+from nnunetv2_xattnres.system import expanded
 
 FORMER = ".former."
 LOCK = ".nnunetv2_xattnres.lock"
@@ -31,7 +32,7 @@ def raw_folder(raw: str | Path | None = None) -> Path:
             '  export nnUNet_raw="$HOME/nnUNet/raw"\n'
             "with a folder of yours, once in this terminal, and again the command that you just typed"
         )
-    folder = Path(value).expanduser()
+    folder = expanded(value)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"nnUNet_raw is {folder}, which is a file: let it name a folder")
     return folder

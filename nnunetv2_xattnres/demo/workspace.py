@@ -20,6 +20,7 @@ from nnunetv2_xattnres.nnunet_layout import (
     RAW,
     RESULTS,
 )
+from nnunetv2_xattnres.system import expanded
 
 LOG = "log.txt"
 TITLE = "The log of `nnunetv2_xattnres demo`"  # identifies the folder of a demo
@@ -40,7 +41,7 @@ class Workspace:
         Raises:
             InputError: it exists and ``overwrite`` is false, or it is not the folder of an earlier demo.
         """
-        root = root.expanduser().resolve()
+        root = expanded(root).resolve()
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
             if not overwrite:
                 raise InputError(f"{root} exists: add --overwrite to replace it, or name another one with --output")

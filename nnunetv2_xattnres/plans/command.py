@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from nnunetv2_xattnres.arguments import parse_names
 from nnunetv2_xattnres.catalogue import NETWORKS, STUDIES, TRAINER
 from nnunetv2_xattnres.nnunet_layout import dataset_number
 from nnunetv2_xattnres.plans.files import VARIANT_PLANS, dataset_folder, not_preprocessed
 from nnunetv2_xattnres.plans.studies import ALL, make_variants
+from nnunetv2_xattnres.system import expanded
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     """Write the plans and print the training command of each configuration."""
     weights = None if args.encoder_weights.lower() == "none" else args.encoder_weights
     if weights not in (None, "imagenet"):
-        weights = str(Path(weights).expanduser().resolve())
+        weights = str(expanded(weights).resolve())
     if args.former_variants and not args.variants:
         print("note: -o is now called --variants", file=sys.stderr)
     output = args.variants or args.former_variants or VARIANT_PLANS

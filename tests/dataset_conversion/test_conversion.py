@@ -368,3 +368,20 @@ def test_two_data_sets_with_one_number_at_once(tmp_path):
     with pytest.raises(InputError, match="belongs to another data set"):
         Overtaken().convert(phantoms.clinicdb(tmp_path / "source"), raw=raw, dataset_id=600)
     assert [path.name for path in raw.iterdir()] == ["Dataset600_CVCColonDB"]
+
+
+@each_set
+@pytest.mark.parametrize("place", ["", "download"])
+def test_a_source_in_the_folder_to_write_is_never_replaced(tmp_path, dataset, build, cases, place):
+    target = tmp_path / "raw" / f"Dataset{dataset.dataset_id:03d}_{dataset.folder}"
+    source = build(target / place)
+    before = snapshot(target)
+    with pytest.raises(InputError, match=r"lies in .*, the folder to write: move it"):
+        dataset().convert(source, raw=tmp_path / "raw", overwrite=True)
+    assert snapshot(target) == before
+
+
+def test_a_home_folder_of_nobody_is_one_message(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path))
+    assert main(["convert", "clinicdb", "~nobody-of-this-name/x"]) == 2
+    assert "there is no user of that name" in capsys.readouterr().err
