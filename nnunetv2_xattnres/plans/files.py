@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,19 @@ def read_dataset_json(dataset: int | str) -> dict[str, Any]:
         "copy it from nnUNet_raw again",
         entries=DATASET_ENTRIES,
     )
+
+
+def check_name(plans_name: str) -> None:
+    """Check a name of plans to write, which becomes the name of a file.
+
+    Raises:
+        InputError: it is none.
+    """
+    if not re.fullmatch(r"\w[\w.-]*", plans_name) or plans_name.endswith(".json"):
+        raise InputError(
+            f"--variants {plans_name}: give a name of plans, such as {VARIANT_PLANS}: letters, digits, _, - and ., "
+            "without a folder and without .json"
+        )
 
 
 def read_existing(dataset: int | str, plans_name: str) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from nnunetv2_xattnres.plans.files import (
     OWN_KEY,
     VARIANT_PLANS,
     check_builds,
+    check_name,
     merge,
     read_dataset_json,
     read_existing,
@@ -167,8 +168,11 @@ def make_variants(
         raise InputError(
             f"the plans to write have the name of the plans to read, {base_plans}: give another with --variants"
         )
+    check_name(output_plans)
     base = read_plans(dataset, base_plans)
-    existing = None if overwrite else read_existing(dataset, output_plans)
+    existing = read_existing(dataset, output_plans)  # --overwrite does not replace other programs' files, either
+    if overwrite:
+        existing = None
     there = existing["configurations"] if existing is not None else {}
     plans = {**deepcopy(base), "plans_name": output_plans, OWN_KEY: {"format": FORMAT, "base_plans": base_plans}}
     parents = [configuration] if isinstance(configuration, str) else list(configuration)

@@ -219,6 +219,24 @@ def test_nothing_is_overwritten_silently(folder, capsys):
         write_plans(11, output_plans="mine", studies=["skip"])
 
 
+@pytest.mark.parametrize("name", ["nnUNetResEncPlans", "dataset", "splits_final"])
+def test_files_of_other_programs_are_never_replaced(folder, capsys, name):
+    plans_phantom.write(folder, name="nnUNetResEncPlans")
+    (folder / "splits_final.json").write_text("[]")
+    before = (folder / f"{name}.json").read_bytes()
+    assert main(["plan", "11", "--study", "skip", "--variants", name, "--overwrite"]) == 2
+    assert str(folder / f"{name}.json") in capsys.readouterr().err
+    assert (folder / f"{name}.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["../other", "a/b", ".", ".hidden", "nnUNetPlans2.json", ""])
+def test_a_name_of_plans_is_a_name(folder, capsys, name):
+    before = sorted(folder.parent.rglob("*"))
+    with pytest.raises(InputError, match="give a name of plans, such as nnUNetXAttnResPlans"):
+        make_variants(11, studies=["skip"], output_plans=name)
+    assert sorted(folder.parent.rglob("*")) == before
+
+
 def test_other_base_plans_need_another_name_and_other_configurations_do_not(folder, capsys):
     write_plans(11, studies=["skip"])
     plans_phantom.write(folder, name="nnUNetPlans_small")
