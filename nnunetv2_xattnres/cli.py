@@ -12,7 +12,7 @@ from importlib import import_module
 
 from nnunetv2_xattnres import __version__
 from nnunetv2_xattnres.errors import InputError
-from nnunetv2_xattnres.system import escape_what_the_console_lacks
+from nnunetv2_xattnres.system import escape_what_the_console_lacks, outliving_its_reader
 
 # command: (module below nnunetv2_xattnres, help)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -54,24 +54,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     escape_what_the_console_lacks()
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     command = next((argument for argument in arguments if argument in COMMANDS), None)
-    args = build_parser(command).parse_args(arguments)
-    module = import_module(f"nnunetv2_xattnres.{COMMANDS[args.command][0]}")
     try:
-        return module.run(args) or 0
+        with outliving_its_reader():
+            args = build_parser(command).parse_args(arguments)
+            return import_module(f"nnunetv2_xattnres.{COMMANDS[args.command][0]}").run(args) or 0
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `... | head` closed the pipe: this is no error
-        sys.stderr.close()
-        return 0
     except OSError as error:
-        if error.errno not in FULL:
+        advice = "free space, or use another disk" if error.errno in FULL else "change that, or name another place"
+        if error.errno not in FULL and not error.filename:
             raise
         where = f" {error.filename}:" if error.filename else ""
-        print(f"error:{where} {error.strerror}: free space, or use another disk, and start again", file=sys.stderr)
+        print(f"error:{where} {error.strerror}: {advice}, and start again", file=sys.stderr)
         return 2
 
 

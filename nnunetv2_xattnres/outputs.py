@@ -13,18 +13,32 @@ from nnunetv2_xattnres.errors import InputError
 RETRY_SECONDS = (0.05, 0.2, 0.5, 1.0)
 
 
-def check_outputs(paths: Sequence[Path | None], *, overwrite: bool, advice: str = "") -> None:
+def check_outputs(
+    paths: Sequence[Path | None], *, overwrite: bool, advice: str = "", inputs: Sequence[Path | None] = ()
+) -> None:
     """Check that every file can be written; ``None`` is a file that was not requested.
 
+    Args:
+        paths: The files to write.
+        overwrite: Whether they may exist.
+        advice: What else the user can do about a file that exists.
+        inputs: Files that the command reads.
+
     Raises:
-        InputError: a file cannot be written, or exists and ``overwrite`` is False; the message lists all of them.
+        InputError: a file cannot be written, is read by the command, or exists and ``overwrite`` is False; the message
+            lists all of them.
     """
+    read = [path for path in inputs if path and path.exists()]
     wanted = [path for path in paths if path]
     problems = [f"{path} is named twice" for path in sorted({path for path in wanted if wanted.count(path) > 1})]
     for path in dict.fromkeys(wanted):
         folder = path.absolute().parent
         if path.is_dir():
             problems.append(f"{path} is a folder")
+        elif path.exists() and not path.is_file():
+            problems.append(f"{path} is a device or a pipe, and no file")
+        elif path.exists() and any(path.samefile(each) for each in read):
+            problems.append(f"{path} is a file that this command reads: name another one")
         elif not folder.is_dir():
             problems.append(f"{path}: its folder does not exist")
         elif not os.access(folder, os.W_OK | os.X_OK):
@@ -39,14 +53,17 @@ def check_outputs(paths: Sequence[Path | None], *, overwrite: bool, advice: str 
 def written(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside ``path`` with the same ending; without an error, the file is renamed to ``path``.
 
+    If ``path`` is a link, the file that it names is written.
+
     Raises:
         InputError: the system refuses to write, or the disk is full. No file is left then.
     """
     # unique also for threads, and for machines that share the folder
-    partial = path.with_name(f".{secrets.token_hex(8)}.{path.name}")
+    target = path.resolve()
+    partial = target.with_name(f".{secrets.token_hex(8)}.{target.name}")
     try:
         yield partial
-        replace_file(partial, path)
+        replace_file(partial, target)
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror or error}).") from error
     finally:
@@ -57,10 +74,14 @@ def check_output_folder(output: Path, names: Collection[str], *, overwrite: bool
     """Check that a command may replace the folder ``output``; ``names`` are those of its own files and folders.
 
     Raises:
-        InputError: it is a file, it holds other files, or it has results and ``overwrite`` is False.
+        InputError: it is a file, it holds other files, it cannot be replaced, or it has results and ``overwrite`` is
+            False.
     """
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file: name a folder with -o.")
+    if output.is_dir() and (os.path.ismount(output) or Path.cwd().is_relative_to(output.resolve())):
+        what = "a mounted folder" if os.path.ismount(output) else "the folder that you are in"
+        raise InputError(f"{output} is {what}, which cannot be replaced: name a new folder in it with -o.")
     present = {path.name for path in output.iterdir()} if output.is_dir() else set()
     if others := sorted(present - set(names)):
         raise InputError(f"{output} holds files of something else: name an empty or a new folder with -o.", others)
@@ -72,9 +93,12 @@ def check_output_folder(output: Path, names: Collection[str], *, overwrite: bool
 def replaced_folder(output: Path) -> Iterator[Path]:
     """A new folder beside ``output`` to write to. It takes the place of ``output`` once everything has worked.
 
+    If ``output`` is a link, the folder that it names is replaced.
+
     Raises:
         InputError: the system refuses to write, or the disk is full. ``output`` is then as before.
     """
+    output = output.resolve()
     new, former = (output.with_name(f".{output.name}.{os.getpid()}.{word}") for word in ("new", "former"))
     try:
         new.mkdir(parents=True)

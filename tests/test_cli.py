@@ -105,3 +105,57 @@ def test_a_full_disk_is_one_message_and_exit_code_2(monkeypatch, capsys, name):
     assert main(["doctor"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: x.csv: ") and "free space" in error and len(error.splitlines()) == 1
+
+
+def test_other_errors_of_the_system_name_their_file(monkeypatch, capsys):
+    def run(args):
+        raise PermissionError(errno.EACCES, "Permission denied", "/images")
+
+    replace_doctor(monkeypatch, run)
+    assert main(["doctor"]) == 2
+    assert capsys.readouterr().err.startswith("error: /images: Permission denied: ")
+
+
+def test_ctrl_c_while_a_command_is_imported_is_no_traceback(monkeypatch, capsys):
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "import_module", interrupted)
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_command_goes_on_when_nobody_reads_its_output(tmp_path, unbuffered):
+    script = f"""
+import sys
+from types import SimpleNamespace
+from nnunetv2_xattnres import cli
+
+def run(args):
+    for line in range(100_000):
+        print(line)
+    open({str(tmp_path / "result")!r}, "w").close()
+    return 1
+
+cli.import_module = lambda name: SimpleNamespace(add_arguments=lambda parser: None, run=run)
+sys.exit(cli.main(["doctor"]))
+"""
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    ) as process:
+        assert process.stdout.readline() == f"0{os.linesep}".encode()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1 and (tmp_path / "result").exists()
+
+
+def test_help_that_nobody_reads_is_no_error():
+    for arguments in (["--help"], ["doctor", "-h"]):
+        with subprocess.Popen(
+            [sys.executable, "-m", "nnunetv2_xattnres.cli", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            process.stdout.close()
+            assert process.stderr.read() == b""
+        assert process.returncode == 0

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.evaluation.scoring import CATALOGUE, METRICS, MISSING_RULES, check_options
+from nnunetv2_xattnres.nnunet_layout import DATASET_JSON
 from nnunetv2_xattnres.outputs import check_outputs
 
 CONVENTION_NAMES = ("nnunet", "transunet")
@@ -60,9 +61,10 @@ def add_rules(parser: argparse._ActionsContainer, nsd: str = "needed with nsd") 
 
 
 def run(args: argparse.Namespace) -> None:
-    """Score, print the table, and write the requested files."""
+    """Score, write the requested files, and print the table."""
     outputs = (args.json, args.csv, args.markdown)
-    check_outputs(outputs, overwrite=args.overwrite)
+    datasets = [folder / DATASET_JSON for folder in (args.reference, args.reference.parent, args.prediction)]
+    check_outputs(outputs, overwrite=args.overwrite, inputs=[args.dataset_json, *datasets])
     if args.workers is not None and args.workers < 1:
         raise InputError(f"--workers must be 1 or more, not {args.workers}.")
     check_options(args.metric, args.tolerance, args.missing, args.convention)
@@ -82,12 +84,12 @@ def run(args: argparse.Namespace) -> None:
         tolerance=args.tolerance,
         missing=args.missing,
     )
-    print(terminal_table(scores))
     if args.json:
         write_scores(scores, args.json)
     if args.csv:
         write_csv(scores, args.csv)
     if args.markdown:
         write_text(args.markdown, markdown_table(scores))
+    print(terminal_table(scores))
     for path in filter(None, outputs):
         print(f"wrote {path}")

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the checkpoint; print what it has from the source, and the command that trains with it."""
-    check_outputs([args.output], overwrite=args.overwrite)
+    check_outputs([args.output], overwrite=args.overwrite, inputs=[args.source])
     plans, dataset_json = read_plans(args.dataset, args.plans), read_dataset_json(args.dataset)
     resolve(plans, args.configuration)
     where = f"configuration {args.configuration} of {args.plans}"

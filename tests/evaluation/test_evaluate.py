@@ -260,6 +260,10 @@ def test_command_writes_json_csv_and_markdown(data, tmp_path, capsys):
     assert files["json"].read_text() == before
     assert main(["evaluate", str(reference), str(prediction), *options, "--overwrite"]) == 0
     assert files["json"].read_text() != before
+    dataset = reference.parent / "dataset.json"
+    for given in ([], ["--dataset-json", str(dataset)]):
+        command = ["evaluate", str(reference), str(prediction), "--json", str(dataset), "--overwrite", *given]
+        assert main(command) == 2 and "is a file that this command reads" in capsys.readouterr().err
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 

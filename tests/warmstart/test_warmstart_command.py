@@ -277,13 +277,15 @@ def test_a_3d_checkpoint_does_not_fit_by_its_biases(plain, tmp_path, capsys):
         (("-tr", STOCK_START, "--start", "average"), "starts as the stock network"),
         (("-tr", "nnUNetTrainer", "--start", "stock"), "has no XAttnRes"),
         (("-o", "{tmp}/none/start.pth"), "its folder does not exist"),
-        (("-o", "{tmp}/source.pth"), "exists already: --overwrite replaces it"),
+        (("-o", "{tmp}/there.pth"), "exists already: --overwrite replaces it"),
+        (("-o", "{tmp}/source.pth", "--overwrite"), "is a file that this command reads"),
     ],
 )
 def test_what_does_not_exist_or_would_be_lost(plain, tmp_path, capsys, more, message):
     _, plans, configuration = plain
     source = save(build(plans, configuration), tmp_path / "source.pth")
     before = source.read_bytes()
+    (tmp_path / "there.pth").touch()
     assert warmstart(source, configuration, tmp_path / "start.pth", *(each.format(tmp=tmp_path) for each in more)) == 2
     error = capsys.readouterr().err
     assert re.search(message, error), error
