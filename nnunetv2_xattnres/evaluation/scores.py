@@ -100,7 +100,9 @@ def evaluate_folders(
         for case in cases
     ]
     try:
-        outcomes = list(tqdm(run_cases(tasks, workers), "cases", len(tasks), disable=not progress, leave=False))
+        outcomes = list(
+            tqdm(run_cases(tasks, workers), "cases", len(tasks), disable=None if progress else True, leave=False)
+        )
     except MemoryError as error:
         raise InputError(OUT_OF_MEMORY) from error
     except BrokenProcessPool as error:  # the system kills a process silently when memory runs out

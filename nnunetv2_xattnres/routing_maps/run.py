@@ -88,7 +88,7 @@ def _write(request: Request, predictor: Any, cases: Sequence[Case], analysis: An
     channels = predictor.dataset_json.get("channel_names", predictor.dataset_json.get("modality", {}))
     ct = str(next(iter(channels.values()), "")).upper() == "CT"
     on_page: list[Any] = []
-    with tqdm(total=len(cases) * len(analysis.readers), desc="maps") as bar:
+    with tqdm(total=len(cases) * len(analysis.readers), desc="maps", disable=None) as bar:
         for case in cases:
             shown = analyse_case(
                 analysis, predictor, case, output / PREDICTIONS, output / MAPS,

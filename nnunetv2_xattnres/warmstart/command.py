@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import shlex
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     number = dataset_number(dataset_folder(args.dataset).name)
     print(
         f"\n{args.output}: nnUNetv2_train {number} {args.configuration} 0 -p {args.plans} -tr {args.trainer} "
-        f"-pretrained_weights {args.output}"
+        f"-pretrained_weights {shlex.quote(str(args.output))}"
     )
     return 0
 

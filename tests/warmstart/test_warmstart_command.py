@@ -98,11 +98,11 @@ def sample(network):
 def test_a_stock_checkpoint_starts_the_stock_network(planned, tmp_path, capsys):
     _, plans, configuration = planned
     stock = build(plans, configuration)
-    source, output = save(stock, tmp_path / "stock.pth"), tmp_path / "start.pth"
+    source, output = save(stock, tmp_path / "stock.pth"), tmp_path / "my start.pth"
     assert warmstart(source, configuration, output, "-tr", STOCK_START, "--start", "stock") == 0
     printed = capsys.readouterr().out
     assert "Start: the outputs of the checkpoint are those of the source, if" in printed
-    assert f"-tr {STOCK_START} -pretrained_weights {output}" in printed
+    assert f"-tr {STOCK_START} -pretrained_weights '{output}'" in printed
     network = ours(plans, configuration, stock_start=True)
     network.load_state_dict(torch.load(output, weights_only=True)["network_weights"])
     x = sample(network)
