@@ -74,9 +74,11 @@ def read_weights(path: Path) -> dict[str, Any]:
             break
     if not isinstance(weights, Mapping) or not weights:
         raise InputError(f"{path} holds no weights: a checkpoint of nnU-Net has them under {WEIGHTS_KEY}")
-    if others := [str(key) for key, value in weights.items() if not isinstance(value, torch.Tensor)]:
+    named = {key: value for key, value in weights.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
+    if others := [str(key) for key in weights if key not in named]:
         raise InputError(
-            f"{path} holds no weights: a checkpoint of nnU-Net has them under {WEIGHTS_KEY}, and these are no tensors: "
+            f"{path} holds no weights: a checkpoint of nnU-Net has them under {WEIGHTS_KEY}, and these are no tensors "
+            "with names: "
             f"{', '.join(others)[:200]}"
         )
     if lost := [key for key, value in weights.items() if not value.isfinite().all()]:

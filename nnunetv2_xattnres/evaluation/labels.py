@@ -34,7 +34,7 @@ class Labels:
         for name, value in entries.items():
             try:
                 values[name] = tuple(int(item) for item in (value if isinstance(value, list | tuple) else [value]))
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 problems.append(f'"{name}": {value!r} is neither a whole number nor a list of them')
         if problems:
             raise InputError(f"{source}: labels must be name: value, as nnU-Net v2 writes them.", problems)

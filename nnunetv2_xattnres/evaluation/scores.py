@@ -162,12 +162,14 @@ def find_reader(dataset: dict[str, Any], example: Path) -> type:
     with contextlib.redirect_stderr(silence), contextlib.redirect_stdout(silence):
         try:
             return determine_reader_writer_from_dataset_json(dataset, str(example), verbose=False)
-        except RuntimeError:
+        except Exception:  # nnU-Net raises RuntimeError, and other errors for a reader that dataset.json names
             pass
     try:  # the example is broken: the class for the ending will say so, with every other broken file
         return determine_reader_writer_from_dataset_json(dataset, verbose=False)
-    except RuntimeError as error:
-        raise InputError(f'nnU-Net has no reader for files that end in "{dataset["file_ending"]}".') from error
+    except Exception as error:
+        named = dataset.get("overwrite_image_reader_writer")
+        what = f"by the name {named!r}" if named else f'for files that end in "{dataset["file_ending"]}"'
+        raise InputError(f"nnU-Net has no reader {what}: correct dataset.json.") from error
 
 
 def run_cases(tasks: list[Task], workers: int | None) -> Iterator[Outcome]:

@@ -273,7 +273,12 @@ def test_command_writes_json_csv_and_markdown(data, tmp_path, capsys):
         (lambda reference, prediction: (reference.parent / "dataset.json").unlink(), "name it with --dataset-json"),
         (lambda reference, prediction: set_labels(reference, {"background": 0}), "no class but the background"),
         (lambda reference, prediction: set_labels(reference, {"0": "background"}), "whole number"),
+        (lambda reference, prediction: set_labels(reference, {"a": float("inf")}), "whole number"),
         (lambda reference, prediction: set_labels(reference, {"a": 1}, ".xyz"), "There is no file"),
+        (
+            lambda reference, prediction: set_labels(reference, {"a": 1}, overwrite_image_reader_writer=5),
+            "no reader by the name 5: correct dataset.json",
+        ),
         (lambda reference, prediction: (reference.parent / "dataset.json").write_text("{"), "cannot be read as JSON"),
     ],
 )
