@@ -97,7 +97,10 @@ def differing_geometry(first: dict[str, Any], second: dict[str, Any]) -> list[st
     for stuff, keys in (("sitk_stuff", ("origin", "direction")), ("nibabel_stuff", ("original_affine",))):
         ours, theirs = first.get(stuff, {}), second.get(stuff, {})
         for key in keys:
-            if key in ours and key in theirs and not np.allclose(ours[key], theirs[key], rtol=1e-3, atol=1e-3):
+            if key not in ours or key not in theirs:
+                continue
+            one, other = np.asarray(ours[key]), np.asarray(theirs[key])
+            if one.shape != other.shape or not np.allclose(one, other, rtol=1e-3, atol=1e-3):
                 found.append(key.removeprefix("original_"))
     return found
 

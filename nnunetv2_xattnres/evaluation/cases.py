@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.ndimage import find_objects
 
+from nnunetv2_xattnres.errors import few
 from nnunetv2_xattnres.evaluation.conventions import score_masks
 from nnunetv2_xattnres.evaluation.labels import Labels
 from nnunetv2_xattnres.evaluation.scoring import METRICS
@@ -94,7 +95,7 @@ def run_case(task: Task) -> Outcome:
             problems.append(f"{task.case}: {side} {path.name} cannot be used: {reason}")
             continue
         if unknown := unknown_values(mask, task.labels.known):
-            values = ", ".join(map(str, unknown[:8])) + (", …" if len(unknown) > 8 else "")
+            values = few([str(value) for value in unknown])
             problems.append(f"{task.case}: {side} holds values that the data set does not name: {values}")
         masks.append(mask)
         spacings.append(spacing)

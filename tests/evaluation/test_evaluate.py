@@ -289,6 +289,19 @@ def test_unusable_data_sets_say_why(data, change, message):
     assert message in str(caught.value)
 
 
+def test_a_slice_without_a_third_axis_is_scored_with_a_note(data):
+    reference, prediction = data
+    for path in (*reference.iterdir(), *prediction.iterdir()):
+        path.unlink()
+    mask = boxes()[2:3]
+    write_nifti(
+        reference / "box_0.nii.gz", mask, (1, 1, 999)
+    )  # nnU-Net gives the third axis of a 2D image this spacing
+    write_nifti(prediction / "box_0.nii.gz", mask[0], (1, 1))
+    scores = evaluate_folders(reference, prediction, progress=False)
+    assert "box_0: origin differs between reference and prediction" in scores["notes"]
+
+
 def test_command_refuses_before_the_work(data, tmp_path, capsys):
     reference, prediction = data
     assert main(["evaluate", str(reference), str(tmp_path / "nowhere")]) == 2
