@@ -24,6 +24,9 @@ DATASET_JSON, SPLITS, REFERENCES = "dataset.json", "splits_final.json", "gt_segm
 TRAIN, TEST = "Tr", "Ts"
 TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = "imagesTr", "labelsTr", "imagesTs", "labelsTs"
 
+# names of labels with a meaning of their own, in DATASET_JSON
+BACKGROUND, IGNORE = "background", "ignore"
+
 # in the folder of a trained model, beside DATASET_JSON
 PLANS_JSON = "plans.json"
 

@@ -79,8 +79,9 @@ def check_output_folder(output: Path, names: Collection[str], *, overwrite: bool
     """
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file: name a folder with -o.")
-    if output.is_dir() and (os.path.ismount(output) or Path.cwd().is_relative_to(output.resolve())):
-        what = "a mounted folder" if os.path.ismount(output) else "the folder that you are in"
+    mounted = os.path.ismount(output)
+    if mounted or (output.is_dir() and Path.cwd().is_relative_to(output.resolve())):
+        what = "a mounted folder" if mounted else "the folder that you are in"
         raise InputError(f"{output} is {what}, which cannot be replaced: name a new folder in it with -o.")
     present = {path.name for path in output.iterdir()} if output.is_dir() else set()
     if others := sorted(present - set(names)):

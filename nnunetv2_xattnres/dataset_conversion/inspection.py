@@ -18,7 +18,7 @@ from nnunetv2_xattnres.dataset_conversion.raw_dataset import RawCase, RawDataset
 from nnunetv2_xattnres.dataset_conversion.summary import describe_sizes
 from nnunetv2_xattnres.dataset_conversion.workers import map_cases
 from nnunetv2_xattnres.errors import InputError, few, folded
-from nnunetv2_xattnres.nnunet_layout import DATASET_JSON, PREPROCESSED, SPLITS, TRAIN_IMAGES, TRAIN_LABELS
+from nnunetv2_xattnres.nnunet_layout import DATASET_JSON, IGNORE, PREPROCESSED, SPLITS, TRAIN_IMAGES, TRAIN_LABELS
 from nnunetv2_xattnres.outputs import check_outputs, written
 from nnunetv2_xattnres.system import available_cores
 
@@ -145,7 +145,7 @@ def _wrong_description(dataset: RawDataset, training: int) -> list[str]:
 def _implausible_labels(dataset: RawDataset, counts: Sequence[Mapping[int, int]]) -> list[str]:
     """Problems of the labels of all cases together, even if each label is right by itself."""
     labels = dataset.folder / TRAIN_LABELS
-    ignored = {value for value, name in dataset.label_names.items() if name == "ignore"}
+    ignored = {value for value, name in dataset.label_names.items() if name == IGNORE}
     missing = missing_classes(counts, [value for value in dataset.label_names if value not in ignored])
     if counts and not any(set(count) - {0} for count in counts):
         return [f"{labels}: no case holds anything but background (0)"]

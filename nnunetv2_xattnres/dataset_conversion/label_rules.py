@@ -3,8 +3,7 @@
 from typing import Any
 
 from nnunetv2_xattnres.errors import few
-
-BACKGROUND, IGNORE = "background", "ignore"
+from nnunetv2_xattnres.nnunet_layout import BACKGROUND, IGNORE
 
 
 def problems_of_labels(labels: dict[str, Any], order: Any) -> list[str]:

@@ -18,6 +18,7 @@ from nnunetv2_xattnres.errors import InputError, few
 from nnunetv2_xattnres.json_files import read_json, require_object
 from nnunetv2_xattnres.nnunet_layout import (
     DATASET_JSON,
+    IGNORE,
     PREPROCESSED,
     SPLITS,
     TEST,
@@ -266,7 +267,7 @@ class RawDataset:
             return
         values, counts = np.unique(label, return_counts=True)
         reading.counts = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
-        ignored = [value for value, name in self.label_names.items() if name == "ignore"]
+        ignored = [value for value, name in self.label_names.items() if name == IGNORE]
         reading.border = border_share(np.where(np.isin(label, ignored), 0, label) if ignored else label)
         unknown = [f"{exactly(value)}" for value in values if value not in self.label_names]
         if unknown:

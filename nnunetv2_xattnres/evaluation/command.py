@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from nnunetv2_xattnres.errors import InputError
+from nnunetv2_xattnres.evaluation.labels import places_of_dataset_json
 from nnunetv2_xattnres.evaluation.scoring import CATALOGUE, METRICS, MISSING_RULES, check_options
-from nnunetv2_xattnres.nnunet_layout import DATASET_JSON
 from nnunetv2_xattnres.outputs import check_outputs
 
 CONVENTION_NAMES = ("nnunet", "transunet")
@@ -63,8 +63,8 @@ def add_rules(parser: argparse._ActionsContainer, nsd: str = "needed with nsd") 
 def run(args: argparse.Namespace) -> None:
     """Score, write the requested files, and print the table."""
     outputs = (args.json, args.csv, args.markdown)
-    datasets = [folder / DATASET_JSON for folder in (args.reference, args.reference.parent, args.prediction)]
-    check_outputs(outputs, overwrite=args.overwrite, inputs=[args.dataset_json, *datasets])
+    inputs = [args.dataset_json, *places_of_dataset_json(args.reference, args.prediction)]
+    check_outputs(outputs, overwrite=args.overwrite, inputs=inputs)
     if args.workers is not None and args.workers < 1:
         raise InputError(f"--workers must be 1 or more, not {args.workers}.")
     check_options(args.metric, args.tolerance, args.missing, args.convention)

@@ -7,7 +7,7 @@ from typing import Any
 
 from nnunetv2_xattnres.errors import InputError
 from nnunetv2_xattnres.json_files import require_object
-from nnunetv2_xattnres.nnunet_layout import DATASET_JSON
+from nnunetv2_xattnres.nnunet_layout import BACKGROUND, DATASET_JSON, IGNORE
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Labels:
                 problems.append(f'"{name}": {value!r} is neither a whole number nor a list of them')
         if problems:
             raise InputError(f"{source}: labels must be name: value, as nnU-Net v2 writes them.", problems)
-        ignore = values.pop("ignore", None)
+        ignore = values.pop(IGNORE, None)
         known = frozenset(item for value in values.values() for item in value) | {0} | frozenset(ignore or ())
-        foreground = {name: value for name, value in values.items() if value != (0,) and name != "background"}
+        foreground = {name: value for name, value in values.items() if value != (0,) and name != BACKGROUND}
         if not foreground:
             raise InputError(f"{source} names no class but the background: there is nothing to score.")
         return cls(foreground, known, ignore[0] if ignore else None)
@@ -50,21 +50,26 @@ class Labels:
         return {name: value[0] if len(value) == 1 else list(value) for name, value in self.foreground.items()}
 
 
-def find_dataset_json(reference: Path, prediction: Path) -> Path:
-    """The data set's ``dataset.json``: in ``reference`` or the two folders above it, else in ``prediction``.
+def places_of_dataset_json(reference: Path, prediction: Path) -> list[Path]:
+    """Where ``dataset.json`` can be: in ``reference`` or the two folders above it, then in ``prediction``.
 
     nnU-Net writes a copy beside its predictions, which helps if the reference masks were moved.
     """
     # beside a link first, then beside its target
     beside = [*Path(os.path.abspath(reference)).parents[:2], *reference.resolve().parents[:2]]
-    folders = [reference, *dict.fromkeys(beside), prediction]
-    for folder in folders:
-        if (folder / DATASET_JSON).is_file():
-            return folder / DATASET_JSON
+    return [folder / DATASET_JSON for folder in (reference, *dict.fromkeys(beside), prediction)]
+
+
+def find_dataset_json(reference: Path, prediction: Path) -> Path:
+    """The first of :func:`places_of_dataset_json` where the file is; raises :class:`InputError` if there is none."""
+    places = places_of_dataset_json(reference, prediction)
+    for place in places:
+        if place.is_file():
+            return place
     raise InputError(
         "There is no dataset.json beside or above the reference folder, nor beside the predictions: "
         "name it with --dataset-json.",
-        [f"looked in {folder}" for folder in folders],
+        [f"looked in {place.parent}" for place in places],
     )
 
 
